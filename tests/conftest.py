@@ -1,0 +1,94 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the real list files and class counts, which the project does not ship."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} (real list files and class counts) is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def make_photographs() -> Callable[..., list[Path]]:
+    """A maker of real photographs: `make_photographs(folder, count, seed=0, shortest=48, longest=200)`.
+
+    It writes `count` baseline JPEG files, random crops of scikit-learn's two sample photos with sides between
+    `shortest` and `longest` pixels (height and width drawn apart) and qualities between 60 and 95, as
+    `00000.jpg`, `00001.jpg` and so on; it makes the folder and returns the paths in order.
+    """
+    photos = load_sample_images().images
+
+    def make(
+        folder: Path, count: int, *, seed: int = 0, shortest: int = 48, longest: int = 200
+    ) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([seed, count])
+        paths = [folder / f"{i:05d}.jpg" for i in range(count)]
+        for path in paths:
+            photo = photos[rng.integers(len(photos))]
+            height, width = rng.integers(shortest, longest + 1, size=2)
+            y0 = rng.integers(photo.shape[0] - height + 1)
+            x0 = rng.integers(photo.shape[1] - width + 1)
+            crop = Image.fromarray(np.ascontiguousarray(photo[y0 : y0 + height, x0 : x0 + width]))
+            crop.save(path, quality=int(rng.integers(60, 96)))
+        return paths
+
+    return make
+
+
+READ_WITH_FFCV = """
+import sys
+import numpy as np
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+
+path, os_cache, out = sys.argv[1], sys.argv[2] == "True", sys.argv[3]
+loader = Loader(
+    path,
+    batch_size=8,
+    num_workers=1,
+    os_cache=os_cache,
+    order=OrderOption.SEQUENTIAL,
+    drop_last=False,
+    pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
+)
+batches = [(images.copy(), labels.copy()) for images, labels in loader]
+images, labels = (np.concatenate(parts) for parts in zip(*batches))
+np.savez(out, images=images, labels=labels[:, 0])
+"""
+
+
+@pytest.fixture
+def read_with_ffcv(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Stock FFCV's Loader: `read_with_ffcv(path, os_cache=True)` gives (n, h, w, 3) images and (n,) labels.
+
+    In a process of its own: numba complains, in whatever test runs then, when a Loader's functions are
+    collected.
+    """
+
+    def read(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        out = tmp_path / "read_with_ffcv.npz"
+        command = [sys.executable, "-c", READ_WITH_FFCV, path, str(os_cache), out]
+        subprocess.run(command, check=True)
+        with np.load(out) as read:
+            images, labels = read["images"], read["labels"]
+        out.unlink()
+        return images, labels
+
+    return read

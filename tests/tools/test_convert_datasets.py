@@ -1,0 +1,245 @@
+"""The converter as a user meets it: real command lines, what they print, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.beton_reader import open_beton
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+Convert = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def convert(tmp_path: Path) -> Convert:
+    """Run the command in the test's folder."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = REPOSITORY / "tools" / "convert_datasets.py"
+        return subprocess.run(
+            [sys.executable, script, *arguments],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_photographs: Callable[..., list[Path]]) -> list[Path]:
+    """Twelve photographs in `images`, the last a PNG, and `train.txt` with three classes."""
+    files = make_photographs(tmp_path / "images", 12)
+    with Image.open(files[-1]) as photo:
+        photo.save(files[-1], "PNG")
+    (tmp_path / "train.txt").write_text("".join(f"{file.name} {i % 3}\n" for i, file in enumerate(files)))
+    return files
+
+
+LIST = ("list", "--images", "images", "--list", "train.txt", "--out", "train.beton")
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"images", "train.txt"}
+
+
+def test_list(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    (tmp_path / "names.txt").write_text("dog\ncat\ncow\n")
+    done = convert(*LIST, "--class-names", "names.txt", "--workers", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    size = (tmp_path / "train.beton").stat().st_size
+    assert done.stdout.startswith(f"train.beton: 12 images of 3 classes, {size:,} bytes in ")
+    assert done.stdout.endswith(" s; 11 copied byte for byte, 1 re-encoded\n")
+    assert done.stdout.count("\n") == 1
+    beton = open_beton(tmp_path / "train.beton")
+    assert beton.class_names == ["dog", "cat", "cow"]
+    assert beton.counts.tolist() == [4, 4, 4]
+    assert beton.image_bytes(0).tobytes() == photos[0].read_bytes()
+
+
+def test_list_with_settings(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    assert convert(*LIST).returncode == 0
+    options = ("--max-size", "60", "--quality", "70", "--num-classes", "5", "--allow-empty-classes")
+    done = convert(*LIST, *options, "--overwrite")
+    assert (done.returncode, done.stderr) == (0, "")
+    beton = open_beton(tmp_path / "train.beton")
+    assert beton.manifest is not None
+    assert beton.manifest.settings == {"max_size": 60, "quality": 70}
+    assert np.maximum(beton.heights, beton.widths).max() == 60
+    assert beton.counts.tolist() == [4, 4, 4, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--list", "none.txt"), "none.txt: cannot read the list: No such file or directory"),
+        (("--images", "nowhere"), "nowhere: not a folder; give --images"),
+        (("--images", "."), "train.txt:1: 00000.jpg (and 11 more) not found; give --images"),
+        (("--num-classes", "2"), "train.txt:3: label 2 is out of range for 2 classes"),
+        (("--num-classes", "4"), "train.txt: 1 of 4 classes have no images: 3; correct the labels"),
+        (("--class-names", "train.txt"), "train.txt: 9 of 12 classes have no images: 3 (00003.jpg 0), "),
+        (("--class-names", "none"), "none: cannot read the class names: No such file"),
+        (("--out", "nowhere/x.beton"), "nowhere/x.beton: the folder of the output does not exist"),
+        (("--out", "images"), "images: the output is a folder"),
+        (("--out", "/proc/x.beton"), "/proc/x.beton: cannot write"),
+        (("--quality", "101"), "--quality 101 is not a JPEG quality; give 1 to 100"),
+    ],
+)
+def test_mistakes_of_a_list(
+    tmp_path: Path, photos: list[Path], convert: Convert, arguments: tuple[str, ...], message: str
+) -> None:
+    done = convert(*LIST, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"fasttail-convert: {message}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: (folder / "train.txt").write_text("00000.jpg 0\n00001.jpg\n"),
+            "train.txt:2: a row must",
+        ),
+        (
+            lambda folder: (folder / "images" / "00005.jpg").unlink(),
+            "train.txt:6: images/00005.jpg not found",
+        ),
+        (
+            lambda folder: (folder / "images" / "00005.jpg").write_bytes(b"no image"),
+            "train.txt:6: images/00005.jpg: cannot decode the image",
+        ),
+        (
+            lambda folder: (folder / "train.beton").write_bytes(b"precious"),
+            "train.beton: exists already; give",
+        ),
+    ],
+)
+def test_bad_files_of_a_list(
+    tmp_path: Path,
+    photos: list[Path],
+    convert: Convert,
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    change(tmp_path)
+    done = convert(*LIST)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"fasttail-convert: {message}")
+    assert done.stderr.count("\n") == 1
+    assert left(tmp_path) <= {"train.beton"}
+    if left(tmp_path):
+        assert (tmp_path / "train.beton").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "required: SOURCE"),
+        (("list",), "required: --images, --list, --out"),
+        ((*LIST, "--workers", "0"), "argument --workers: '0' is no whole number from 1"),
+        ((*LIST, "--max-size", "big"), "argument --max-size: 'big' is no whole number from 1"),
+        (("digits", "--out", "d", "--seed", "-1"), "argument --seed: '-1' is no whole number from 0"),
+    ],
+)
+def test_command_lines_that_cannot_be(convert: Convert, arguments: tuple[str, ...], message: str) -> None:
+    done = convert(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_digits(tmp_path: Path, convert: Convert) -> None:
+    out = tmp_path / "data" / "digits_lt"
+    first = convert("digits", "--out", str(out))
+    assert (first.returncode, first.stderr) == (0, "")
+    assert [line.partition(" bytes in ")[0] for line in first.stdout.splitlines()] == [
+        f"{out}/{split}.beton: {images} images of 10 classes, {(out / f'{split}.beton').stat().st_size:,}"
+        for split, images in [("train", 331), ("test", 500)]
+    ]
+    train, test = open_beton(out / "train.beton"), open_beton(out / "test.beton")
+    assert train.counts.tolist() == [120, 77, 50, 32, 21, 13, 8, 5, 3, 2]
+    assert test.counts.tolist() == [50] * 10
+    for beton in (train, test):
+        images = beton.raw_images()
+        assert images is not None
+        assert images.shape == (beton.num_images, 32, 32, 3)
+
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    again = convert("digits", "--out", str(out))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.count("finished already, from the same digits with the same settings") == 2
+    other = convert("digits", "--out", str(out), "--imbalance-factor", "10")
+    assert other.returncode == 2
+    assert other.stderr.startswith(f"fasttail-convert: {out}/train.beton: exists already; give --overwrite")
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
+
+    for name in ("train.beton", "train.beton.json"):
+        (out / name).unlink()
+    mended = convert("digits", "--out", str(out))
+    assert mended.returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    replaced = convert("digits", "--out", str(out), "--imbalance-factor", "10", "--seed", "3", "--overwrite")
+    assert (replaced.returncode, replaced.stderr) == (0, "")
+    assert open_beton(out / "train.beton").counts[-1] == 12
+
+
+def test_digits_mistakes(tmp_path: Path, convert: Convert) -> None:
+    done = convert("digits", "--out", "d", "--imbalance-factor", "500")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fasttail-convert: --imbalance-factor 500.0 makes no long-tailed set")
+    (tmp_path / "file").write_text("")
+    done = convert("digits", "--out", "file/d")
+    assert done.returncode == 2
+    assert done.stderr == "fasttail-convert: file/d: cannot make the folder: Not a directory\n"
+
+
+@pytest.mark.parametrize("source", ["list", "digits"])
+def test_help_has_an_example(convert: Convert, source: str) -> None:
+    done = convert(source, "--help")
+    assert done.returncode == 0
+    assert f"example:\n  python tools/convert_datasets.py {source} " in done.stdout
+
+
+def test_interrupt_leaves_nothing_behind(tmp_path: Path, photos: list[Path]) -> None:
+    (tmp_path / "train.txt").write_text("00011.jpg 0\n" * 50_000)  # minutes of encoding
+    # Not the script itself: a shell may have started this test with SIGINT ignored, which children inherit.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from tools.convert_datasets import main; sys.exit(main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *LIST],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / ".train.beton.partial").exists():
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        printed, complained = running.communicate(timeout=30)
+    assert (running.returncode, printed, complained) == (130, "", "fasttail-convert: interrupted\n")
+    assert left(tmp_path) == set()

@@ -1,0 +1,1 @@
+"""From mixed batches to a trained, evaluated model."""

@@ -1,0 +1,152 @@
+"""Everything a run can be told, as frozen dataclasses; the text under a field is its `--help`.
+
+Defaults are written here (or in the dataclass of `pipelines` that a section is) and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from pipelines.mixing_draws import MixSettings
+from pipelines.user_error import UserError
+from pipelines.view_draws import ViewSettings
+from training.objectives import GlmcSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which betons, and how the host feeds them."""
+
+    train: str
+    """Beton to learn from; `fasttail-convert` makes one."""
+    val: str | None = None
+    """Beton that chooses the best epoch. Without it `data.test` does, as in the literature, and the report says so."""
+    test: str | None = None
+    """Beton that the reported accuracy is measured on."""
+    threads: int = 0
+    """Threads that decode, augment and mix. 0: this process's share of the processors (affinity, cgroup quota)."""
+    prefetch: int = 2
+    """Batches prepared ahead of the training step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """The reversed stream of a method that mixes."""
+
+    q: float = 0.2
+    """Class probability ∝ n_c^(1-q): 0 is uniform over images, 1 class-balanced, 2 BBN's reversed sampler. Above 0.4
+    GLMC gets worse (paper, 4.4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Backbone and heads."""
+
+    backbone: str = "resnext50_32x4d"
+    """resnet50, resnext50_32x4d (torchvision); resnet18_cifar, resnet34_cifar, resnet50_cifar (3x3 stem, no
+    max-pool); resnet32, resnet8 (the CIFAR family of He et al. 2016)."""
+    width: int | None = None
+    """Channels of the first stage, for resnet32 and resnet8 only: 16 (everyone) or 64 (GLMC's code). Default 16."""
+    projection_dim: int | None = None
+    """Dimensions of projection and predictor. Default 128 for resnet32 and resnet8, 256 otherwise (GLMC's code)."""
+    joint_forward: bool = False
+    """Both views in one pass with common BatchNorm statistics; false is two passes, as published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD without Nesterov, weight decay on every parameter, as the official code has it."""
+
+    epochs: int
+    """Passes over the uniform stream."""
+    batch_size: int
+    """N, source pairs of the global batch (the official `-b`); the network sees 2N mixed images with GLMC."""
+    lr: float
+    """Base learning rate for the global batch."""
+    schedule: Literal["cosine", "warmup-cosine-cvpr", "warmup-cosine-head"] = "cosine"
+    """Of the learning rate, by epoch: cosine (official on CIFAR), or 10 epochs of warm-up before it in the generation
+    `cvpr` or `head` (the latter with its off-by-one); see training/schedule.py."""
+    momentum: float = 0.9
+    """Momentum of SGD (hard-coded in the official code)."""
+    weight_decay: float = 2e-4
+    """L2 penalty on every parameter, BatchNorm and biases included (official, ImageNet-LT)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives and how it computes."""
+
+    folder: str
+    """Folder of the run. One that holds an unfinished run is continued."""
+    seed: int = 0
+    """Of initial weights and of every draw; one integer in [0, 2^63)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Of the backbone under autocast; heads and losses are float32. auto: bf16 on a GPU that has it, float32 on a CPU."""
+    log_steps: int = 50
+    """Steps between two log entries; the end of an epoch is always logged."""
+    eval_epochs: int = 1
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    method: Literal["ce", "glmc"]
+    """ce: cross-entropy on plain images. glmc: Du et al., CVPR 2023."""
+    data: DataConfig
+    view: ViewSettings = field(default_factory=ViewSettings)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    mix: MixSettings = field(default_factory=MixSettings)
+    glmc: GlmcSettings = field(default_factory=GlmcSettings)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig
+    run: RunConfig
+
+    def __post_init__(self) -> None:
+        for name, value in _positive(self):
+            if value <= 0:
+                raise UserError(f"{name} is {value}: it must be above 0")
+        if self.sampler.q < 0:
+            raise UserError(f"sampler.q is {self.sampler.q}: it must be 0 or more")
+        if not 0 <= self.run.seed < 2**63:
+            raise UserError(f"run.seed is {self.run.seed}: it must lie in [0, 2^63)")
+        if self.data.threads < 0:
+            raise UserError(f"data.threads is {self.data.threads}: it must be 0 (automatic) or more")
+        for name in _without_effect(self):
+            raise UserError(f"{name} has no effect with method {self.method}: remove it or change the method")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as YAML and JSON hold them (tuples become lists)."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def _positive(config: Config) -> Iterator[tuple[str, float]]:
+    """Settings that only make sense above zero."""
+    optim, run = config.optim, config.run
+    yield from [("optim.epochs", optim.epochs), ("optim.batch_size", optim.batch_size), ("optim.lr", optim.lr)]
+    yield from [("run.log_steps", run.log_steps), ("run.eval_epochs", run.eval_epochs)]
+    yield from [("data.prefetch", config.data.prefetch)]
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """Settings that were changed although the method never reads them."""
+    if config.method == "glmc":
+        return
+    for section in ("sampler", "mix", "glmc"):
+        settings = getattr(config, section)
+        for each in fields(settings):
+            if each.default is not MISSING and getattr(settings, each.name) != each.default:
+                yield f"{section}.{each.name}"
+    if config.model.joint_forward:
+        yield "model.joint_forward"

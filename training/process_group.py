@@ -1,0 +1,81 @@
+"""Everything that knows of ranks: one process by itself, or one of many that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.user_error import UserError
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among all of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one rank that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place; the same tensor on one rank."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wait_for_all(self) -> None:
+        """Return once every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose gradients are averaged over ranks.
+
+        Buffers are not broadcast: each rank keeps the BatchNorm statistics of its own local batches, as the
+        published runs under DataParallel did.
+        """
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def choose_device(setting: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> the device of this process."""
+    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("run.device is cuda, and PyTorch sees no CUDA device: check the driver or use cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
+            "lower torchrun's --nproc-per-node"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def join_process_group(device_setting: str) -> Iterator[ProcessGroup]:
+    """Join the ranks that torchrun started, or be alone; leaves the group at the end."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(device_setting, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size == 1:
+        yield ProcessGroup(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ProcessGroup(dist.get_rank(), world_size, device)
+    finally:
+        dist.destroy_process_group()

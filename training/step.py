@@ -1,0 +1,78 @@
+"""One training step: a batch in, metrics out that stay on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.batch import Batch
+from pipelines.user_error import UserError
+from training.objectives import Objective
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype:
+    """`auto`, `float32`, `bf16` or `fp16` -> the dtype of autocast; float32 means none."""
+    if setting == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    if setting == "fp16" and device.type == "cpu":
+        raise UserError("run.precision fp16 needs a GPU; use float32 or bf16 on a CPU")
+    return PRECISIONS[setting]
+
+
+@dataclass
+class TrainStep:
+    """Forward, loss, backward, update: one path for every method, precision and number of ranks."""
+
+    model: nn.Module
+    """`LongTailModel`, wrapped in DDP where there are several ranks."""
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    passes: int
+    """Passes of the backbone a step, each with BatchNorm statistics of its own."""
+    device: torch.device
+    precision: torch.dtype
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass, also of evaluation."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def __call__(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
+        """Update the weights; returns 0-dim float32 tensors, "loss" and its parts."""
+        with self.autocast():
+            outputs = self.model(batch.images, self.passes)
+        losses = self.objective.loss(outputs, batch, alpha)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["loss"]).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {name: value.detach() for name, value in losses.items()}
+
+
+class MeanMetrics:
+    """Means over steps, summed on the device and read rarely, so that no step waits for the host."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Count one step."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The means since the last read; waits for the device once."""
+        names, steps = list(self.sums), self.steps
+        values = torch.stack([self.sums[name] for name in names]).tolist()
+        self.sums, self.steps = {}, 0
+        return {name: value / steps for name, value in zip(names, values, strict=True)}
