@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
+
+AnyBatch = TypeVar("AnyBatch", "Batch", "EvalBatch")
 
 
 @dataclass(frozen=True)
 class Batch:
     """The local batch of one step: V mixed images of each of N pairs, on the training device.
 
-    A pair is image i of the uniform stream (label a) with image i of the reversed stream (label b). GLMC has two
-    mixed images a pair, MixUp (row 0) and CutMix (row 1); a method that mixes nothing has one, with λ = 1.
+    A pair is image i of the uniform stream (label a) with image i of the reversed stream (label b). GLMC has
+    two mixed images a pair, MixUp (row 0) and CutMix (row 1); a method that mixes nothing has one, λ = 1.
     """
 
     images: torch.Tensor
@@ -23,6 +26,10 @@ class Batch:
     """(N,) int64, classes of the reversed stream."""
     lam: torch.Tensor
     """(V, N) float32 in [0, 1]: the weight of label a in mixed image v of pair i; label b has 1 - λ."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device; copies from pinned memory do not make the host wait."""
+        return _to_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -35,3 +42,12 @@ class EvalBatch:
     """(N,) int64."""
     counted: torch.Tensor
     """(N,) bool: False for the padding that makes the ranks' shares equal."""
+
+    def to(self, device: torch.device) -> EvalBatch:
+        """As `Batch.to`."""
+        return _to_device(self, device)
+
+
+def _to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    values = {each.name: getattr(batch, each.name).to(device, non_blocking=True) for each in fields(batch)}
+    return type(batch)(**values)

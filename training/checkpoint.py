@@ -57,7 +57,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise UserError(f"{path}: no such checkpoint") from None
     except (RuntimeError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path} is not a whole checkpoint of fasttail ({reason}); remove it or use another") from None
+        raise UserError(
+            f"{path} is not a whole checkpoint of fasttail ({reason}); remove it or use another"
+        ) from None
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:

@@ -30,7 +30,9 @@ def parse_config(parser: ArgumentParser, arguments: list[str] | None) -> tuple[C
     except argparse.ArgumentError as error:
         raise UserError(f"{_one_line(str(error))} (see --help)") from None
     settings = {name: built[name] for name in Config.__dataclass_fields__}
-    return Config(**settings), argparse.Namespace(**{k: v for k, v in vars(built).items() if k not in settings})
+    return Config(**settings), argparse.Namespace(
+        **{k: v for k, v in vars(built).items() if k not in settings}
+    )
 
 
 def write_config(config: Config, path: Path) -> None:

@@ -6,7 +6,7 @@ Defaults are written here (or in the dataclass of `pipelines` that a section is)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pipelines.mixing_draws import MixSettings
@@ -22,11 +22,12 @@ class DataConfig:
     train: str
     """Beton to learn from; `fasttail-convert` makes one."""
     val: str | None = None
-    """Beton that chooses the best epoch. Without it `data.test` does, as in the literature, and the report says so."""
+    """Beton that chooses the best epoch. Without it `data.test` does, as in the literature, and the report says
+    so."""
     test: str | None = None
     """Beton that the reported accuracy is measured on."""
     threads: int = 0
-    """Threads that decode, augment and mix. 0: this process's share of the processors (affinity, cgroup quota)."""
+    """Threads that decode, augment and mix. 0: this process's share of the processors."""
     prefetch: int = 2
     """Batches prepared ahead of the training step."""
 
@@ -36,8 +37,8 @@ class SamplerConfig:
     """The reversed stream of a method that mixes."""
 
     q: float = 0.2
-    """Class probability ∝ n_c^(1-q): 0 is uniform over images, 1 class-balanced, 2 BBN's reversed sampler. Above 0.4
-    GLMC gets worse (paper, 4.4)."""
+    """Class probability ∝ n_c^(1-q): 0 is uniform over images, 1 class-balanced, 2 BBN's reversed sampler. The
+    paper (4.4) wants it below 0.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ class OptimConfig:
     lr: float
     """Base learning rate for the global batch."""
     schedule: Literal["cosine", "warmup-cosine-cvpr", "warmup-cosine-head"] = "cosine"
-    """Of the learning rate, by epoch: cosine (official on CIFAR), or 10 epochs of warm-up before it in the generation
-    `cvpr` or `head` (the latter with its off-by-one); see training/schedule.py."""
+    """Of the learning rate, by epoch: cosine (official on CIFAR), or 10 epochs of warm-up before it as in the
+    generation `cvpr` or `head` (the latter with its off-by-one); see training/schedule.py."""
     momentum: float = 0.9
     """Momentum of SGD (hard-coded in the official code)."""
     weight_decay: float = 2e-4
@@ -81,11 +82,12 @@ class RunConfig:
     folder: str
     """Folder of the run. One that holds an unfinished run is continued."""
     seed: int = 0
-    """Of initial weights and of every draw; one integer in [0, 2^63)."""
+    """Of the initial weights and of every draw, in [0, 2^63)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Of the backbone under autocast; heads and losses are float32. auto: bf16 on a GPU that has it, float32 on a CPU."""
+    """Of the backbone under autocast; heads and losses are float32. auto: bf16 on a GPU that has it, float32
+    on a CPU."""
     log_steps: int = 50
     """Steps between two log entries; the end of an epoch is always logged."""
     eval_epochs: int = 1
@@ -117,8 +119,8 @@ class Config:
             raise UserError(f"run.seed is {self.run.seed}: it must lie in [0, 2^63)")
         if self.data.threads < 0:
             raise UserError(f"data.threads is {self.data.threads}: it must be 0 (automatic) or more")
-        for name in _without_effect(self):
-            raise UserError(f"{name} has no effect with method {self.method}: remove it or change the method")
+        for name, why in _without_effect(self):
+            raise UserError(f"{name} has no effect with {why}: remove one of the two")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as YAML and JSON hold them (tuples become lists)."""
@@ -134,19 +136,29 @@ def _plain(value: Any) -> Any:
 def _positive(config: Config) -> Iterator[tuple[str, float]]:
     """Settings that only make sense above zero."""
     optim, run = config.optim, config.run
-    yield from [("optim.epochs", optim.epochs), ("optim.batch_size", optim.batch_size), ("optim.lr", optim.lr)]
+    yield from [
+        ("optim.epochs", optim.epochs),
+        ("optim.batch_size", optim.batch_size),
+        ("optim.lr", optim.lr),
+    ]
     yield from [("run.log_steps", run.log_steps), ("run.eval_epochs", run.eval_epochs)]
     yield from [("data.prefetch", config.data.prefetch)]
 
 
-def _without_effect(config: Config) -> Iterator[str]:
-    """Settings that were changed although the method never reads them."""
-    if config.method == "glmc":
-        return
-    for section in ("sampler", "mix", "glmc"):
-        settings = getattr(config, section)
-        for each in fields(settings):
-            if each.default is not MISSING and getattr(settings, each.name) != each.default:
-                yield f"{section}.{each.name}"
-    if config.model.joint_forward:
-        yield "model.joint_forward"
+def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that were changed although nothing reads them, and the setting that is why."""
+    if config.method != "glmc":
+        for section in ("sampler", "mix", "glmc"):
+            changed = _changed(getattr(config, section))
+            yield from ((f"{section}.{name}", f"method {config.method}") for name in changed)
+        if config.model.joint_forward:
+            yield "model.joint_forward", f"method {config.method}"
+    unread = ("pad",) if config.view.crop == "resized" else ("scale", "eval_resize")
+    for name in _changed(config.view):
+        if name in unread:
+            yield f"view.{name}", f"view.crop {config.view.crop}"
+
+
+def _changed(settings: Any) -> list[str]:
+    """Fields of a dataclass that do not have their default."""
+    return [each.name for each in fields(settings) if getattr(settings, each.name) != each.default]

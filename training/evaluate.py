@@ -49,9 +49,17 @@ def evaluate(
             outputs = model(batch.images)
         for position, head in enumerate(heads):
             ignored = torch.zeros_like(total)
-            add_counts(correct[head], total if position == 0 else ignored, outputs.logits(head), batch.labels, batch.counted)
+            add_counts(
+                correct[head],
+                total if position == 0 else ignored,
+                outputs.logits(head),
+                batch.labels,
+                batch.counted,
+            )
         directions = torch.nn.functional.normalize(outputs.projection).double() * batch.counted[:, None]
-        moments += torch.stack([batch.counted.sum().expand(directions.shape[1]), directions.sum(0), directions.square().sum(0)])
+        moments += torch.stack(
+            [batch.counted.sum().expand(directions.shape[1]), directions.sum(0), directions.square().sum(0)]
+        )
     model.train(was_training)
     for tensor in (*correct.values(), total, moments):
         group.sum(tensor)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,19 @@ class Trainer:
     best: dict[str, Any] | None = None
     """The same of the best epoch so far, with `epoch`, the `split` that chose it and its accuracy there."""
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last checkpoint was that of the last step."""
+        return self.first_step >= self.loader.total_steps
+
     def train(self) -> None:
         """From `first_step` to the end of the last epoch."""
+        try:
+            self._train()
+        finally:
+            self.log.close()
+
+    def _train(self) -> None:
         metrics, logged = MeanMetrics(), self.first_step
         alpha_now = torch.zeros((), device=self.group.device)
         for done, batch in enumerate(self.loader.batches(self.first_step), self.first_step + 1):
@@ -93,10 +105,10 @@ class Trainer:
                 logged = done
             if end_of_epoch:
                 with self.clock.not_training():
+                    self.group.same_buffers(self.model)
                     if self._evaluation_is_due(epoch):
                         self._evaluate(epoch, done)
                     self._save(self.folder.last, done)
-        self.log.close()
 
     def _start_epoch(self, epoch: int, alpha_now: torch.Tensor) -> None:
         optim = self.config.optim
@@ -137,7 +149,6 @@ class Trainer:
 
     def _evaluate(self, epoch: int, done: int) -> None:
         """Evaluate on every split, keep what the summary needs, and save the best epoch so far."""
-        self.group.same_buffers(self.model)
         records = {split: self._evaluate_split(split, epoch, done) for split in self.eval_loaders}
         self.last = records.get("test")
         split = "val" if "val" in records else "test"
@@ -160,6 +171,7 @@ class Trainer:
         records = {}
         for head, correct in counts.correct.items():
             records[head] = asdict(accuracy_from_counts(correct, counts.total, self.class_counts))
+            spread = counts.projection_spread if "projection" in objective.trained_layers else None
             self.log.write(
                 {
                     "kind": "eval",
@@ -168,7 +180,7 @@ class Trainer:
                     "epoch": epoch,
                     "step": done,
                     **{name: records[head][name] for name in ("all", "many", "medium", "few")},
-                    "projection_spread": counts.projection_spread,
+                    "projection_spread": spread,
                 }
             )
         return records[objective.inference_head]
@@ -190,22 +202,3 @@ class Trainer:
             ),
             path,
         )
-
-    def summary(self) -> dict[str, Any]:
-        """What summary.json holds; `accuracy` is the last epoch on data.test, by the inference head."""
-        done = self.config.optim.epochs * len(self.loader)
-        pairs_per_second = self._pairs_per_second(done)
-        return {
-            "method": self.config.method,
-            "seed": self.config.run.seed,
-            "inference_head": self.step.objective.inference_head,
-            "epochs": self.config.optim.epochs,
-            "accuracy": self.last,
-            "best": self.best,
-            "shot_rule": SHOT_RULE_TEXT,
-            "class_counts": self.class_counts.tolist(),
-            "images_per_second": self.step.objective.views * pairs_per_second,
-            "pairs_per_second": pairs_per_second,
-            "seconds": self.clock.total_seconds,
-            "versions": self.versions,
-        }

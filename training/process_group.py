@@ -28,6 +28,11 @@ class ProcessGroup:
         """Whether this is the one rank that writes and prints."""
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Print a line for the user, once."""
+        if self.is_main:
+            print(text, flush=True)
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place; the same tensor on one rank."""
         if self.world_size > 1:
@@ -38,6 +43,12 @@ class ProcessGroup:
         """Return once every rank has come here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Give every rank the BatchNorm statistics of rank 0, which are those that a checkpoint holds."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over ranks.

@@ -52,18 +52,21 @@ class RunFolder:
         """Folder of the pictures."""
         return self.path / "report"
 
-    def create(self) -> None:
-        """Make the folder, or say why it cannot be."""
+    def create(self, *, anew: bool) -> None:
+        """Make the folder, or say why it cannot be; `anew` removes what an earlier run left in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"run.folder {self.path} cannot be written ({error.strerror}); choose another") from None
+            raise UserError(
+                f"run.folder {self.path} cannot be written ({error.strerror}); choose another"
+            ) from None
+        if anew:
+            self._clear()
 
-    def clear(self) -> None:
-        """Remove what an earlier run left here, and nothing that is not a run's."""
+    def _clear(self) -> None:
         for file in (self.config, self.metrics, self.summary):
             file.unlink(missing_ok=True)
         for folder in (self.last.parent, self.report, self.path / "tensorboard"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from pipelines.batch import Batch
 from pipelines.user_error import UserError
@@ -36,10 +37,10 @@ class TrainStep:
     """Passes of the backbone a step, each with BatchNorm statistics of its own."""
     device: torch.device
     precision: torch.dtype
-    scaler: torch.amp.GradScaler = field(init=False)
+    scaler: GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass, also of evaluation."""

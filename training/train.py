@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.eval_loader import EvalLoader
-from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
-from pipelines.train_loader import PairedLoader, PlainLoader, TrainLoader
-from pipelines.user_error import UserError, run_command
-from training.checkpoint import load_weights
+from pipelines.user_error import run_command
+from training.build import build_trainer, open_betons
 from training.command_line import build_parser, config_text, parse_config, write_config
-from training.config import Config
-from training.loop import Clock, Trainer
-from training.model import LongTailModel, build_model
-from training.objectives import Objective, build_objective
-from training.process_group import ProcessGroup, join_process_group
+from training.process_group import join_process_group
 from training.report import write_report
 from training.run_folder import RunFolder
-from training.run_log import FolderLog, RunLog, SilentLog
-from training.step import TrainStep, choose_precision
+from training.run_log import FolderLog
+from training.summary import describe, write_summary
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    return run_command("fasttail-train", lambda: run(arguments))
+    """Train the run that the command line describes, or go on with it; returns the exit status."""
+    return run_command("fasttail-train", lambda: _train(arguments))
 
 
-def run(arguments: list[str] | None) -> int:
-    """Train the run that the command line describes, or go on with it."""
+def _train(arguments: list[str] | None) -> int:
     parser = build_parser("fasttail-train", "Train on a long-tailed beton, evaluate, and draw the report.")
     parser.add_argument("--restart", action="store_true", help="begin anew in a folder that holds a run")
     config, flags = parse_config(parser, arguments)
-    with join_process_group(config.run.device) as group:
-        folder = RunFolder(Path(config.run.folder))
+    betons = open_betons(config)
+    folder = RunFolder(Path(config.run.folder))
+    with (
+        join_process_group(config.run.device) as group,
+        ThreadPool(config.data.threads or available_cpus()) as pool,
+    ):
         if group.is_main:
-            folder.create()
-            if flags.restart:
-                folder.clear()
+            folder.create(anew=flags.restart)
         group.wait_for_all()
-        with ThreadPool(config.data.threads or available_cpus()) as pool:
-            train_in(folder, config, group, pool)
+        trainer = build_trainer(config, betons, folder, group, pool)
+        if trainer.is_finished and folder.summary.exists():
+            group.say(f"{folder.path} holds this run, finished; --restart begins it anew")
+            return 0
+        if group.is_main:
+            write_config(config, folder.config)
+            group.say(config_text(config))
+            trainer.log = FolderLog(
+                folder.path, first_step=trainer.first_step, total_steps=trainer.loader.total_steps
+            )
+        trainer.train()
+        if group.is_main:
+            summary = write_summary(trainer)
+            pictures = write_report(folder.path)
+            group.say(describe(summary, folder, pictures))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Prepare the next batches on the pool of threads while the present one is used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Pending(Generic[Value]):
+    """A value whose memory is being filled by tasks."""
+
+    tasks: list[Future[None]]
+    finish: Callable[[], Value]
+    """Makes the value once all tasks have ended."""
+
+    def result(self) -> Value:
+        """Wait for the tasks; raises the first error among them, once none is writing any more."""
+        wait(self.tasks)
+        for task in self.tasks:
+            task.result()
+        return self.finish()
+
+    def abandon(self) -> None:
+        """Drop the tasks that have not begun and wait for those that have."""
+        for task in self.tasks:
+            task.cancel()
+        wait(self.tasks)
+
+
+def run_ahead(start: Callable[[Item], Pending[Value]], items: Iterable[Item], depth: int) -> Iterator[Value]:
+    """Yield the values of `items` in their order, with up to `depth` more in preparation.
+
+    Leaving early (break, close(), an exception) abandons what is in preparation and leaves nothing running.
+    """
+    pending: deque[Pending[Value]] = deque()
+    try:
+        for item in items:
+            pending.append(start(item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for each in pending:
+            each.abandon()

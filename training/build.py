@@ -1,0 +1,133 @@
+"""Settings -> live objects: a run that is ready to go, at the step where its last checkpoint left it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.eval_loader import EvalLoader
+from pipelines.rank_slice import RankSlice
+from pipelines.thread_pool import ThreadPool
+from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
+from pipelines.user_error import UserError
+from training.checkpoint import load_weights
+from training.config import Config
+from training.loop import Clock, Trainer
+from training.model import LongTailModel, build_model
+from training.objectives import METHODS, build_objective
+from training.process_group import ProcessGroup
+from training.run_folder import RunFolder
+from training.run_log import SilentLog
+from training.step import TrainStep, choose_precision
+
+
+def open_betons(config: Config) -> dict[str, BetonFile]:
+    """The betons by split: train, and val and test where the configuration names them; they must agree."""
+    named = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
+    betons = {split: open_beton(path) for split, path in named.items() if path is not None}
+    classes = betons["train"].num_classes
+    for split, beton in betons.items():
+        if beton.num_classes > classes:
+            raise UserError(
+                f"data.{split} {beton.path} has {beton.num_classes} classes and data.train "
+                f"{betons['train'].path} has {classes}: they must be of one set"
+            )
+    return betons
+
+
+def build_trainer(
+    config: Config, betons: dict[str, BetonFile], folder: RunFolder, group: ProcessGroup, pool: ThreadPool
+) -> Trainer:
+    """Everything that a run needs, at the step where its last checkpoint left it."""
+    train = betons["train"]
+    objective = build_objective(config.method, torch.from_numpy(train.counts).to(group.device), config.glmc)
+    model = build_seeded_model(config, train.num_classes)
+    model = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train_layers(objective.trained_layers)
+    checkpoint = folder.checkpoint_to_continue(config, group.device)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, folder.last)
+    optim = config.optim
+    step = TrainStep(
+        model=group.wrap(model),
+        objective=objective,
+        optimizer=torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        ),
+        passes=1 if config.model.joint_forward else objective.views,
+        device=group.device,
+        precision=choose_precision(config.run.precision, group.device),
+    )
+    if checkpoint is not None:
+        step.optimizer.load_state_dict(checkpoint.optimizer)
+        step.scaler.load_state_dict(checkpoint.scaler)
+    loader = build_loader(config, train, group, pool)
+    return Trainer(
+        config=config,
+        group=group,
+        folder=folder,
+        model=model,
+        step=step,
+        loader=loader,
+        eval_loaders=build_eval_loaders(config, betons, loader.ranks, pool, group.device),
+        class_counts=train.counts,
+        log=SilentLog(),
+        clock=Clock(checkpoint.seconds if checkpoint else 0.0),
+        versions=read_versions(),
+        first_step=checkpoint.step if checkpoint else 0,
+        last=checkpoint.last if checkpoint else None,
+        best=checkpoint.best if checkpoint else None,
+    )
+
+
+def build_seeded_model(config: Config, num_classes: int) -> LongTailModel:
+    """The model with initial weights that depend on `run.seed` alone; PyTorch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        settings = config.model
+        return build_model(settings.backbone, num_classes, settings.width, settings.projection_dim)
+
+
+def build_loader(config: Config, beton: BetonFile, group: ProcessGroup, pool: ThreadPool) -> TrainLoader:
+    """The training batches that the method needs: plain images, or mixed pairs."""
+    settings = LoaderSettings(
+        view=config.view,
+        seed=config.run.seed,
+        epochs=config.optim.epochs,
+        global_batch=config.optim.batch_size,
+        prefetch=config.data.prefetch,
+        device=group.device,
+    )
+    ranks = RankSlice(group.rank, group.world_size)
+    if METHODS[config.method].mixed:
+        return PairedLoader(beton, settings, ranks, pool, q=config.sampler.q, mix=config.mix)
+    return PlainLoader(beton, settings, ranks, pool)
+
+
+def build_eval_loaders(
+    config: Config, betons: dict[str, BetonFile], ranks: RankSlice, pool: ThreadPool, device: torch.device
+) -> dict[str, EvalLoader]:
+    """A loader for each of val and test that there is, in batches as large as the training ones."""
+    local_batch = ranks.local_batch(config.optim.batch_size)
+    return {
+        split: EvalLoader(beton, config.view, ranks, pool, local_batch=local_batch, device=device)
+        for split, beton in betons.items()
+        if split != "train"
+    }
+
+
+def read_versions() -> dict[str, str]:
+    """Of what the result may depend on."""
+    versions = {"python": platform.python_version()}
+    for name in ("fasttail", "torch", "torchvision", "numpy", "numba", "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "source tree"
+    return versions

@@ -1,0 +1,61 @@
+"""The result of a finished run: summary.json, and the same in a few lines for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training.loop import Trainer
+from training.run_folder import RunFolder
+from training.run_log import read_entries
+
+SHOT_RULE = "many > 100, medium 20 to 100, few < 20 training images a class"
+
+
+def write_summary(trainer: Trainer) -> dict[str, Any]:
+    """Write summary.json and return what it holds.
+
+    `accuracy` is that of the last epoch on data.test by the inference head, as fractions; `best` is that of the
+    epoch that was best on `best.split`. The rates are of training steps alone, over all ranks.
+    """
+    rates = [entry for entry in read_entries(trainer.folder.metrics) if entry["kind"] == "train"][-1]
+    summary = {
+        "method": trainer.config.method,
+        "seed": trainer.config.run.seed,
+        "epochs": trainer.config.optim.epochs,
+        "inference_head": trainer.step.objective.inference_head,
+        "accuracy": trainer.last,
+        "best": trainer.best,
+        "shot_rule": SHOT_RULE,
+        "class_counts": trainer.class_counts.tolist(),
+        "images_per_second": rates["images_per_second"],
+        "pairs_per_second": rates["pairs_per_second"],
+        "seconds": trainer.clock.total_seconds,
+        "versions": trainer.versions,
+    }
+    partial = trainer.folder.summary.with_suffix(".partial")
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    partial.replace(trainer.folder.summary)
+    return summary
+
+
+def describe(summary: dict[str, Any], folder: RunFolder, pictures: list[Path]) -> str:
+    """What the terminal shows at the end of a run."""
+    lines = []
+    accuracy, best = summary["accuracy"], summary["best"]
+    if accuracy is not None:
+        groups = ", ".join(f"{name} {_percent(accuracy[name])}" for name in ("all", "many", "medium", "few"))
+        lines.append(f"Top-1 of the last epoch on data.test ({summary['inference_head']} head): {groups}")
+    if best is not None:
+        lines.append(
+            f"Best epoch {best['epoch']}, chosen on data.{best['split']}"
+            + (", the test set itself, as the literature does" if best["split"] == "test" else "")
+            + f": {_percent(best['chosen_at'])} there"
+        )
+    lines.append(f"Results: {folder.summary}")
+    return "\n".join(lines + [f"Picture: {picture}" for picture in pictures])
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
