@@ -40,30 +40,23 @@ def evaluate(
     """Run the model in evaluation mode over this rank's batches and sum the counts over ranks."""
     was_training = model.training
     model.eval()
-    correct = {head: torch.zeros(num_classes, dtype=torch.int64, device=group.device) for head in heads}
-    total = torch.zeros(num_classes, dtype=torch.int64, device=group.device)
+    # for each head: correct images and all images, by class
+    counts = {head: torch.zeros(2, num_classes, dtype=torch.int64, device=group.device) for head in heads}
     # count, sum and sum of squares of each dimension of the normalised projection
     moments = torch.zeros(3, model.projection.out_features, dtype=torch.float64, device=group.device)
     for batch in batches:
         with autocast:
             outputs = model(batch.images)
-        for position, head in enumerate(heads):
-            ignored = torch.zeros_like(total)
-            add_counts(
-                correct[head],
-                total if position == 0 else ignored,
-                outputs.logits(head),
-                batch.labels,
-                batch.counted,
-            )
+        for head in heads:
+            correct, total = counts[head]  # rows of it, filled in place
+            add_counts(correct, total, outputs.logits(head), batch.labels, batch.counted)
         directions = torch.nn.functional.normalize(outputs.projection).double() * batch.counted[:, None]
-        moments += torch.stack(
-            [batch.counted.sum().expand(directions.shape[1]), directions.sum(0), directions.square().sum(0)]
-        )
+        number = batch.counted.sum().expand(directions.shape[1])
+        moments += torch.stack([number, directions.sum(0), directions.square().sum(0)])
     model.train(was_training)
-    for tensor in (*correct.values(), total, moments):
+    for tensor in (*counts.values(), moments):
         group.sum(tensor)
-    return EvalCounts(correct, total, _spread(moments))
+    return EvalCounts({head: counts[head][0] for head in heads}, counts[heads[0]][1], _spread(moments))
 
 
 def _spread(moments: Tensor) -> float:
