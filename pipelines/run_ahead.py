@@ -22,16 +22,15 @@ class Pending(Generic[Value]):
 
     def result(self) -> Value:
         """Wait for the tasks; raises the first error among them, once none is writing any more."""
-        wait(self.tasks)
+        for task in self.tasks:
+            task.exception()  # `wait` would wait for ever for one that a closing pool has dropped
         for task in self.tasks:
             task.result()
         return self.finish()
 
     def abandon(self) -> None:
         """Drop the tasks that have not begun and wait for those that have."""
-        for task in self.tasks:
-            task.cancel()
-        wait(self.tasks)
+        wait([task for task in self.tasks if not task.cancel()])
 
 
 def run_ahead(start: Callable[[Item], Pending[Value]], items: Iterable[Item], depth: int) -> Iterator[Value]:
@@ -44,9 +43,16 @@ def run_ahead(start: Callable[[Item], Pending[Value]], items: Iterable[Item], de
         for item in items:
             pending.append(start(item))
             if len(pending) > depth:
-                yield pending.popleft().result()
+                yield _take(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _take(pending)
     finally:
         for each in pending:
             each.abandon()
+
+
+def _take(pending: deque[Pending[Value]]) -> Value:
+    """Wait for the first and remove it, in this order, so that Ctrl-C while waiting abandons it too."""
+    value = pending[0].result()
+    pending.popleft()
+    return value

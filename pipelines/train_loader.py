@@ -53,12 +53,16 @@ class Batches:
     loader: TrainLoader
     first_step: int
 
+    @property
+    def steps(self) -> range:
+        """None, if a run goes on with fewer epochs than it already has behind it."""
+        return range(self.first_step, self.loader.total_steps)
+
     def __len__(self) -> int:
-        return self.loader.total_steps - self.first_step
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = range(self.first_step, self.loader.total_steps)
-        return run_ahead(self.loader.start, steps, self.loader.settings.prefetch)
+        return run_ahead(self.loader.start, self.steps, self.loader.settings.prefetch)
 
 
 class TrainLoader(ABC):

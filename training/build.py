@@ -39,15 +39,21 @@ def open_betons(config: Config) -> dict[str, BetonFile]:
 
 
 def build_trainer(
-    config: Config, betons: dict[str, BetonFile], folder: RunFolder, group: ProcessGroup, pool: ThreadPool
+    config: Config,
+    betons: dict[str, BetonFile],
+    folder: RunFolder,
+    group: ProcessGroup,
+    pool: ThreadPool,
+    *,
+    anew: bool,
 ) -> Trainer:
-    """Everything that a run needs, at the step where its last checkpoint left it."""
+    """Everything that a run needs, at the step where its last checkpoint left it, or at step 0 if `anew`."""
     train = betons["train"]
     objective = build_objective(config.method, torch.from_numpy(train.counts).to(group.device), config.glmc)
     model = build_seeded_model(config, train.num_classes)
     model = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train_layers(objective.trained_layers)
-    checkpoint = folder.checkpoint_to_continue(config, group.device)
+    checkpoint = None if anew else folder.checkpoint_to_continue(config, group.device)
     if checkpoint is not None:
         load_weights(model, checkpoint, folder.last)
     optim = config.optim

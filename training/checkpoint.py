@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,34 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write whole or not at all: under a temporary name, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        torch.save(vars(checkpoint), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(vars(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+        raise UserError(f"{path}: cannot write the checkpoint: {reason}; make room, or mend the folder") from None
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint; `weights_only`, so that nothing in the file is executed."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        return Checkpoint(**content)
+        file = path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(
-            f"{path} is not a whole checkpoint of fasttail ({reason}); remove it or use another"
-        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot open the checkpoint: {error.strerror}") from None
+    with file:
+        try:
+            return Checkpoint(**torch.load(file, map_location=device, weights_only=True))
+        except Exception as error:  # fed with a torn or a foreign file, PyTorch's reader raises anything
+            raise UserError(
+                f"{path} is not a whole checkpoint of fasttail ({type(error).__name__}); remove it or use another"
+            ) from None
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:

@@ -16,7 +16,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 def build_parser(prog: str, description: str) -> ArgumentParser:
     """A parser of every field of `Config`; its `--help` is made from the text under each field."""
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with these settings; later ones win")
     parser.add_class_arguments(Config)
     return parser
@@ -29,6 +29,8 @@ def parse_config(parser: ArgumentParser, arguments: list[str] | None) -> tuple[C
         built = parser.instantiate(parsed)
     except argparse.ArgumentError as error:
         raise UserError(f"{_one_line(str(error))} (see --help)") from None
+    except UnicodeDecodeError:
+        raise UserError("a file given with --config is not UTF-8 text; give a YAML file") from None
     settings = {name: built[name] for name in Config.__dataclass_fields__}
     return Config(**settings), argparse.Namespace(
         **{k: v for k, v in vars(built).items() if k not in settings}

@@ -13,6 +13,7 @@ from pipelines.mixing_draws import MixSettings
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
 from training.objectives import GlmcSettings
+from training.schedule import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,15 @@ class Config:
         for name, value in _positive(self):
             if value <= 0:
                 raise UserError(f"{name} is {value}: it must be above 0")
-        if self.sampler.q < 0:
-            raise UserError(f"sampler.q is {self.sampler.q}: it must be 0 or more")
+        optim = self.optim
+        for name, value in (
+            ("sampler.q", self.sampler.q),
+            ("optim.momentum", optim.momentum),
+            ("optim.weight_decay", optim.weight_decay),
+        ):
+            if not value >= 0:
+                raise UserError(f"{name} is {value}: it must be 0 or more")
+        learning_rate(optim.schedule, optim.lr, 0, optim.epochs)  # refuses a run that ends with its warm-up
         if not 0 <= self.run.seed < 2**63:
             raise UserError(f"run.seed is {self.run.seed}: it must lie in [0, 2^63)")
         if self.data.threads < 0:

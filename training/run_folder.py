@@ -52,8 +52,8 @@ class RunFolder:
         """Folder of the pictures."""
         return self.path / "report"
 
-    def create(self, *, anew: bool) -> None:
-        """Make the folder, or say why it cannot be; `anew` removes what an earlier run left in it."""
+    def create(self) -> None:
+        """Make the folder, or say why it cannot be."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -63,10 +63,9 @@ class RunFolder:
             raise UserError(
                 f"run.folder {self.path} cannot be written ({error.strerror}); choose another"
             ) from None
-        if anew:
-            self._clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove what an earlier run left here."""
         for file in (self.config, self.metrics, self.summary):
             file.unlink(missing_ok=True)
         for folder in (self.last.parent, self.report, self.path / "tensorboard"):

@@ -89,7 +89,9 @@ def drop_entries_after(metrics: Path, step: int) -> None:
         line for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
     ]
     kept = [line for line in kept if json.loads(line)["step"] <= step]
-    metrics.write_text("".join(kept), encoding="utf-8")
+    partial = metrics.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(metrics)
 
 
 def read_entries(metrics: Path) -> list[Entry]:

@@ -32,13 +32,15 @@ def _train(arguments: list[str] | None) -> int:
         ThreadPool(config.data.threads or available_cpus()) as pool,
     ):
         if group.is_main:
-            folder.create(anew=flags.restart)
+            folder.create()
         group.wait_for_all()
-        trainer = build_trainer(config, betons, folder, group, pool)
+        trainer = build_trainer(config, betons, folder, group, pool, anew=flags.restart)
         if trainer.is_finished and folder.summary.exists():
             group.say(f"{folder.path} holds this run, finished; --restart begins it anew")
             return 0
         if group.is_main:
+            if flags.restart:
+                folder.clear()  # only now, when nothing of this start can be refused any more
             write_config(config, folder.config)
             group.say(config_text(config))
             trainer.log = FolderLog(

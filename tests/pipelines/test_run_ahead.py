@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import pytest
+
+from pipelines.run_ahead import Pending, run_ahead
+from pipelines.thread_pool import ThreadPool
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    with ThreadPool(2) as threads:
+        yield threads
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 50])
+def test_values_come_in_order_and_no_further_ahead_than_depth(pool: ThreadPool, depth: int) -> None:
+    started: list[int] = []
+
+    def start(item: int) -> Pending[int]:
+        started.append(item)
+        delay = 0.003 * ((7 * item) % 4)  # later items end before earlier ones
+        return Pending([pool.submit(time.sleep, delay) for _ in range(2)], lambda: item * item)
+
+    seen = []
+    for value in run_ahead(start, range(12), depth):
+        seen.append(value)
+        assert started == list(range(min(12, len(seen) + depth)))
+    assert seen == [item * item for item in range(12)]
+
+
+def test_nothing_starts_before_the_first_value_is_asked_for() -> None:
+    def start(item: int) -> Pending[int]:
+        pytest.fail("nobody has asked")
+
+    run_ahead(start, range(3), 2)
+    assert list(run_ahead(start, [], 2)) == []
+
+
+def test_a_value_is_made_after_all_its_tasks(pool: ThreadPool) -> None:
+    def start(item: int) -> Pending[list[int]]:
+        written: list[int] = []
+
+        def write(k: int) -> None:
+            time.sleep(0.002 * (4 - k))
+            written.append(k)
+
+        return Pending([pool.submit(write, k) for k in range(4)], lambda: sorted(written))
+
+    assert list(run_ahead(start, range(3), 1)) == [[0, 1, 2, 3]] * 3
+
+
+def test_the_first_error_surfaces_when_no_task_of_the_item_runs_any_more(pool: ThreadPool) -> None:
+    ended: list[tuple[int, int]] = []
+
+    def start(item: int) -> Pending[int]:
+        def work(k: int) -> None:
+            time.sleep(0.03 if k == 3 else 0.002 * (3 - k))
+            ended.append((item, k))
+            if item == 1 and k in (1, 2):
+                raise RuntimeError(f"task {k} of item {item}")
+
+        return Pending([pool.submit(work, k) for k in range(4)], lambda: item)
+
+    seen = []
+    with pytest.raises(RuntimeError, match="task 1 of item 1"):
+        for value in run_ahead(start, range(9), 2):
+            seen.append(value)
+    after = len(ended)
+    assert seen == [0]
+    assert {(1, k) for k in range(4)} <= set(ended)
+    time.sleep(0.05)
+    assert len(ended) == after
+
+
+def _slow_starter(pool: ThreadPool, running: list[int], begun: list[int]) -> Iterator[int]:
+    def start(item: int) -> Pending[int]:
+        def work() -> None:
+            begun.append(item)
+            running.append(item)
+            time.sleep(0.02 if item else 0)
+            running.remove(item)
+
+        return Pending([pool.submit(work) for _ in range(4)], lambda: item)
+
+    return run_ahead(start, range(100), 5)
+
+
+def test_close_drops_what_waits_and_waits_for_what_runs(pool: ThreadPool) -> None:
+    running: list[int] = []
+    begun: list[int] = []
+    values = _slow_starter(pool, running, begun)
+    assert next(values) == 0
+    values.close()  # type: ignore[attr-defined]
+    assert running == []
+    after = len(begun)
+    assert after < 4 * 4  # most of the 24 tasks had not begun
+    time.sleep(0.05)
+    assert len(begun) == after
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_pool_that_ends_first_makes_nobody_wait_for_ever(closed: bool) -> None:
+    with ThreadPool(1) as threads:
+
+        def start(item: int) -> Pending[int]:
+            return Pending([threads.submit(time.sleep, 0.02) for _ in range(4)], lambda: item)
+
+        values = run_ahead(start, range(3), 2)
+        assert next(values) == 0
+    if closed:
+        values.close()  # type: ignore[attr-defined]
+    else:
+        with pytest.raises(CancelledError):
+            next(values)
+
+
+def test_an_error_while_starting_abandons_what_is_under_way(pool: ThreadPool) -> None:
+    running: list[int] = []
+
+    def start(item: int) -> Pending[int]:
+        if item == 3:
+            raise ValueError("item 3 cannot start")
+
+        def work() -> None:
+            running.append(item)
+            time.sleep(0.02)
+            running.remove(item)
+
+        return Pending([pool.submit(work) for _ in range(4)], lambda: item)
+
+    with pytest.raises(ValueError, match="item 3 cannot start"):
+        next(run_ahead(start, range(9), 5))
+    assert running == []
+
+
+def test_ctrl_c_while_waiting_leaves_nothing_running(pool: ThreadPool) -> None:
+    running: list[int] = []
+    interrupted = threading.Event()
+
+    def start(item: int) -> Pending[int]:
+        def work() -> None:
+            running.append(item)
+            if not interrupted.is_set():
+                interrupted.set()
+                time.sleep(0.02)  # until the main thread waits
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            running.remove(item)
+
+        return Pending([pool.submit(work) for _ in range(3)], lambda: item)
+
+    with pytest.raises(KeyboardInterrupt):
+        next(run_ahead(start, range(9), 1))
+    assert running == []

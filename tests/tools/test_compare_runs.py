@@ -1,0 +1,128 @@
+"""The comparison as a user meets it, on runs built by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from tools.compare_runs import main
+
+COUNTS = [300, 150, 60, 20, 100]
+SHOT_RULE = "many > 100, medium 20 to 100, few < 20 training images a class"
+
+
+def write_run(folder: Path, **changes: Any) -> Path:
+    """A finished run whose groups are: 2 many, 3 medium, no few."""
+    accuracy = {
+        "all": 0.744,
+        "many": 0.98765,
+        "medium": 0.5,
+        "few": None,
+        "per_class": [1.0, 0.9, 0.8, 0.2, 0.1],
+    }
+    summary = {
+        "method": "ce",
+        "seed": 4,
+        "epochs": 2,
+        "inference_head": "conventional",
+        "accuracy": accuracy,
+        "best": None,
+        "shot_rule": SHOT_RULE,
+        "class_counts": COUNTS,
+        **changes,
+    }
+    lines = [
+        {
+            "kind": "eval",
+            "split": "test",
+            "head": "conventional",
+            "epoch": epoch,
+            "step": epoch + 1,
+            "all": 0.5,
+        }
+        for epoch in range(2)
+    ]
+    (folder / "report").mkdir(parents=True)
+    (folder / "report" / "curves.png").touch()
+    (folder / "config.yaml").write_text(yaml.safe_dump({"method": "ce"}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    better = {
+        "all": 0.7936,
+        "many": 0.9,
+        "medium": 0.70049,
+        "few": None,
+        "per_class": [0.9, 0.9, None, 0.7, 0.7],
+    }
+    a = write_run(tmp_path / "plain")
+    b = write_run(tmp_path / "mixed", method="glmc", seed=11, accuracy=better)
+    out = tmp_path / "new" / "out"
+    assert main([str(a), str(b), "--out", str(out)]) == 0
+    printed, complained = capsys.readouterr()
+    assert complained == ""
+    assert printed.splitlines() == [
+        "Top-1 accuracy in percent on data.test, last epoch",
+        "run    method  seed  epochs   All  Many  Medium  Few",
+        "plain  ce         4       2  74.4  98.8    50.0    -",
+        "mixed  glmc      11       2  79.4  90.0    70.0    -",
+        "5 classes: 2 many, 3 medium, 0 few (many > 100, medium 20 to 100, few < 20 training images a class)",
+        "",
+        "Pictures:",
+        f"  {out}/class_accuracy.png",
+        f"  {out}/curves.png",
+        f"  {a}/report/curves.png",
+        f"  {b}/report/curves.png",
+    ]
+    for picture in out.iterdir():
+        with Image.open(picture) as image:
+            assert image.format == "PNG"
+    assert {picture.name for picture in out.iterdir()} == {"class_accuracy.png", "curves.png"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / parent / "run") for parent in "ab"]
+    assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == [str(run) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accuracy": None}, "other: no test accuracy; train it with --data.test"),
+        ({"class_counts": [1, 2, 3, 4, 5]}, "other: has another training images a class than "),
+        ({"shot_rule": "by the moon"}, "other: has another many / medium / few rule than "),
+    ],
+)
+def test_runs_that_do_not_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    runs = [write_run(tmp_path / "run"), write_run(tmp_path / "other", **changes)]
+    assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 2
+    printed, complained = capsys.readouterr()
+    assert printed == ""
+    assert f"compare_runs: {tmp_path}/{message}" in complained
+    assert complained.count("\n") == 1
+
+
+def test_missing_and_unfinished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    assert main([str(run), str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"compare_runs: {tmp_path}/none: no such run folder; train it, or correct the path\n"
+    )
+    assert main([str(run), "--out", str(run / "summary.json")]) == 2
+    assert "summary.json: cannot be written (File exists)" in capsys.readouterr().err
+    (run / "summary.json").unlink()
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 2
+    assert "run: not a finished run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,126 @@
+"""A tiny Digits-LT, and the trainer as a user starts it, for every test of whole runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipelines.beton_format import SMALLEST_PAGE
+from pipelines.beton_writer import write_beton
+from pipelines.digits import digits_split
+from training.model import build_model
+from training.train import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+"""One thread an operator: with more of them than idle cores, OpenMP's threads spin on one another."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Operators of the test process run on one thread, as those of the processes that it starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train.beton` (331 images, 120 to 2 a class) and `test.beton` (50 of each class)."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split in ("train", "test"):
+        images, encoded = digits_split(split, 50.0, 0)
+        write_beton(folder / f"{split}.beton", images, encoded, settings={}, page_size=SMALLEST_PAGE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def options(digits: Path) -> Callable[..., list[str]]:
+    """A maker of command lines: `options(folder, method="glmc", epochs=2)`, more options appended as they are."""
+
+    def make(folder: Path, *more: str, method: str = "glmc", epochs: int = 2) -> list[str]:
+        return [
+            *("--config", str(REPOSITORY / "configs" / f"digits_lt_{method}.yaml")),
+            *("--data.train", str(digits / "train.beton"), "--data.test", str(digits / "test.beton")),
+            *("--model.width", "4", "--optim.epochs", str(epochs), "--optim.batch_size", "64"),
+            *("--run.folder", str(folder), "--data.threads", "1", *more),
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `python -m training.train OPTIONS` (or another module) with pipes; killed when the tests end."""
+    started = []
+
+    def start(
+        arguments: list[str], *, module: tuple[str, ...] = ("training.train",)
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module, *arguments],
+            cwd=REPOSITORY,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def glmc_run(tmp_path_factory: pytest.TempPathFactory, options: Callable[..., list[str]]) -> Path:
+    """The folder of a finished run of GLMC, 3 epochs with an evaluation after each; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "glmc"
+    assert main(options(folder, "--run.log_steps", "4", epochs=3)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recount() -> Callable[[Path], dict[str, list[int]]]:
+    """Count anew: `recount(last.pt)` gives the right answers of each class of Digits-LT's test set, by head.
+
+    Plain PyTorch, one image at a time, on pixels made here from scikit-learn's digits; of the trainer it takes
+    the network alone.
+    """
+    digits = load_digits()
+    test = {c: np.random.default_rng([0, c]).permutation(np.flatnonzero(digits.target == c))[:50] for c in range(10)}
+
+    def image(index: int) -> torch.Tensor:
+        gray = Image.fromarray(np.round(digits.images[index] * 255 / 16).astype(np.uint8))
+        pixels = np.asarray(gray.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
+        return torch.from_numpy((pixels / 255 - 0.305) / 0.323).expand(1, 3, 32, 32)
+
+    def count(checkpoint: Path) -> dict[str, list[int]]:
+        weights = torch.load(checkpoint, weights_only=True)["model"]
+        model = build_model("resnet8", 10, width=4)
+        model.load_state_dict(weights)
+        model.eval()
+        right = {"conventional": [0] * 10, "rebalanced": [0] * 10}
+        with torch.no_grad():
+            for c, indices in test.items():
+                for index in indices:
+                    features = model.backbone(image(index))[0]
+                    for head, counts in right.items():
+                        logits = weights[f"{head}_head.weight"] @ features + weights[f"{head}_head.bias"]
+                        counts[c] += int(logits.argmax()) == c
+        return right
+
+    return count

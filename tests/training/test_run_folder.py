@@ -1,0 +1,88 @@
+"""A run folder is made, refused or cleared, and its checkpoint continued only under the same settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.user_error import UserError
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.config import Config, DataConfig, OptimConfig, RunConfig
+from training.run_folder import RunFolder
+
+CPU = torch.device("cpu")
+CONFIG = Config(
+    method="glmc",
+    data=DataConfig(train="train.beton"),
+    optim=OptimConfig(epochs=3, batch_size=8, lr=0.1),
+    run=RunConfig(folder="run"),
+)
+
+
+def save(folder: RunFolder, config: Config) -> None:
+    plain = config.to_dict()
+    save_checkpoint(
+        Checkpoint(7, {}, {}, {}, config=plain, last=None, best=None, seconds=0.0, versions={}), folder.last
+    )
+
+
+def test_a_folder_is_made_and_an_existing_one_left_as_it_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "new")
+    folder.create()
+    assert list(folder.path.iterdir()) == []
+    folder.metrics.write_text("{}\n")
+    folder.create()
+    assert [file.name for file in folder.path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=r"run\.folder .*file.* cannot be written \(.+\); choose another"):
+            RunFolder(path).create()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_clear_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    save(folder, CONFIG)
+    for file in (folder.config, folder.metrics, folder.summary, tmp_path / "notes.txt"):
+        file.write_text("text")
+    for inside in (folder.report / "curves.png", tmp_path / "tensorboard" / "events"):
+        inside.parent.mkdir()
+        inside.write_text("text")
+    folder.clear()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_same_settings_go_on_and_those_of_speed_may_change(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.checkpoint_to_continue(CONFIG, CPU) is None
+    save(folder, CONFIG)
+    faster = replace(
+        CONFIG,
+        data=DataConfig(train="train.beton", threads=3, prefetch=5),
+        run=RunConfig(folder="moved", log_steps=7),
+    )
+    for config in (CONFIG, faster):
+        checkpoint = folder.checkpoint_to_continue(config, CPU)
+        assert checkpoint is not None
+        assert checkpoint.step == 7
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    save(folder, CONFIG)
+    other = replace(
+        CONFIG,
+        optim=OptimConfig(epochs=3, batch_size=8, lr=0.2),
+        run=RunConfig(folder="moved", seed=1),
+    )
+    with pytest.raises(
+        UserError,
+        match=r"other settings: optim\.lr \(0\.1 there, 0\.2 here\); run\.seed \(0 there, 1 here\)\. Use another",
+    ):
+        folder.checkpoint_to_continue(other, CPU)

@@ -1,0 +1,43 @@
+"""The pictures of a finished run, drawn from its folder alone, so that they can be drawn again at any time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.user_error import UserError
+from training.report_classes import draw_class_accuracy, draw_classifier_norm
+from training.report_curves import draw_alpha, draw_curves, draw_heads, draw_projection_spread
+from training.run_record import RunRecord, read_run
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Draw every picture that fits the run in `folder` into `folder/report` and return their paths.
+
+    Heads need an evaluation, accuracy by class needs data.test, and the spread of the projection is drawn only
+    where the consistency loss trains it. Raises `UserError` for an unfinished run and an unwritable folder.
+    """
+    run = read_run(folder)
+    report = run.folder.report
+    try:
+        report.mkdir(exist_ok=True)
+        pictures = [
+            draw_class_accuracy(run, report / "class_accuracy.png"),
+            draw_curves(run, report / "curves.png"),
+            draw_alpha(run, report / "alpha.png"),
+            draw_heads(run, report / "heads.png") if run.eval_split else None,
+            draw_classifier_norm(run, report / "classifier_norm.png"),
+            draw_projection_spread(run, report / "projection_spread.png")
+            if _trains_projection(run)
+            else None,
+        ]
+    except OSError as error:
+        raise UserError(
+            f"{report}: cannot write the pictures ({error.strerror}); make room or mend it"
+        ) from None
+    return [picture for picture in pictures if picture is not None]
+
+
+def _trains_projection(run: RunRecord) -> bool:
+    """Whether the spread was measured and the consistency loss has weight."""
+    measured = any(entry["projection_spread"] is not None for entry in run.evaluations(run.eval_split))
+    return measured and run.config["glmc"]["gamma"] > 0
