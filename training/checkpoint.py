@@ -48,7 +48,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: cannot write the checkpoint: {reason}; make room, or mend the folder") from None
+        raise UserError(
+            f"{path}: cannot write the checkpoint: {reason}; make room, or mend the folder"
+        ) from None
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:

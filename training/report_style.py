@@ -22,9 +22,9 @@ def new_figure(title: str, note: str, *, width: float = 7.5, height: float = 4.4
     """An empty figure of width x height inches; `note` is small print under it, '' for none."""
     figure = Figure(figsize=(width, height), layout="constrained")
     # letters an inch, a little below what fits at these sizes
-    figure.suptitle(textwrap.fill(title, int(8.5 * width)), fontsize=11, fontweight="bold")
+    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11, fontweight="bold")
     if note:
-        note = textwrap.fill(note, int(12.5 * width))
+        note = textwrap.fill(note, int(14.5 * width))
         figure.supxlabel(note, fontsize=8, color="#555555", x=0.02, horizontalalignment="left")
     return figure
 
@@ -51,8 +51,15 @@ def epoch_axis(axes: Axes) -> None:
 
 def legend_below(axes: Axes, columns: int) -> None:
     """A legend under the axes, where no line can hide it."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": columns}
-    axes.legend(fontsize=9, frameon=False, handlelength=1.3, columnspacing=1.2, **place)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        handlelength=1.3,
+        columnspacing=1.2,
+    )
 
 
 def colour(position: int) -> str:

@@ -79,6 +79,22 @@ def test_the_first_error_surfaces_when_no_task_of_the_item_runs_any_more(pool: T
     assert len(ended) == after
 
 
+def test_a_result_raises_when_none_of_its_tasks_writes_any_more(pool: ThreadPool) -> None:
+    written: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("at once")
+
+    def write() -> None:
+        time.sleep(0.05)
+        written.append(1)
+
+    tasks = [pool.submit(task) for task in (fail, write, write)]
+    with pytest.raises(RuntimeError, match="at once"):
+        Pending(tasks, lambda: None).result()
+    assert written == [1, 1]
+
+
 def _slow_starter(pool: ThreadPool, running: list[int], begun: list[int]) -> Iterator[int]:
     def start(item: int) -> Pending[int]:
         def work() -> None:
@@ -156,6 +172,11 @@ def test_ctrl_c_while_waiting_leaves_nothing_running(pool: ThreadPool) -> None:
 
         return Pending([pool.submit(work) for _ in range(3)], lambda: item)
 
-    with pytest.raises(KeyboardInterrupt):
-        next(run_ahead(start, range(9), 1))
+    # a shell that runs the tests in the background makes them ignore Ctrl-C
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(run_ahead(start, range(9), 1))
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert running == []

@@ -215,6 +215,14 @@ def test_neither_threads_nor_look_ahead_change_a_batch(photographs: BetonFile, a
         assert all(map(_same, run, runs[0]))
 
 
+def test_a_step_has_its_places_of_its_own_epoch(photographs: BetonFile, pool: ThreadPool) -> None:
+    loader = _paired(photographs, pool, PHOTOGRAPH_VIEWS, ranks=RankSlice(1, 2))
+    for step in range(6):
+        draw = loader.draw_at(step)
+        assert (draw.seed, draw.epoch, draw.stream) == (6, step // 3, 0)
+        assert draw.places.tolist() == [step % 3 * 8 + 4 + i for i in range(4)]
+
+
 def test_another_seed_is_another_run(digits: BetonFile, pool: ThreadPool) -> None:
     runs = [next(iter(_paired(digits, pool, DIGIT_VIEWS, seed=seed).batches())) for seed in (6, 7)]
     assert not torch.equal(runs[0].images, runs[1].images)

@@ -60,6 +60,13 @@ def test_resized_crops_lie_in_their_own_images(photographs: BetonFile, photograp
         assert boxes[:, 2].max() > 0.6 * height and boxes[:, 3].max() > 0.6 * width
 
 
+def test_resized_crops_have_the_share_of_the_settings(photographs: BetonFile) -> None:
+    boxes = _draw(photographs, ViewSettings(size=16, scale=(0.05, 0.06)), views=5).crops.astype(float)
+    area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
+    share = area / (photographs.heights[INDICES] * photographs.widths[INDICES])[:, None]
+    assert 0.045 < share.min() and share.max() < 0.066  # sides are rounded to whole pixels
+
+
 def test_padded_crops_are_offsets_within_twice_the_padding(digits: BetonFile) -> None:
     how = _draw(digits, ViewSettings(size=32, crop="padded", pad=2), views=9)
     assert how.crops.shape == (7, 9, 2) and how.crops.dtype == np.int32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,47 +111,34 @@ def test_mistakes_are_told_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_real_epoch_and_its_resumption(tmp_path: Path) -> None:
-    def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable,
-                REPOSITORY / "tools" / "reproduce.py",
-                "digits",
-                "--json",
-                "rows.json",
-                *arguments,
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    first = reproduce("--methods", "ce", "--seeds", "5", "--epochs", "1")
+def test_one_real_epoch_and_its_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    command = ["digits", "--json", "rows.json", "--methods", "ce", "--seeds", "5", "--epochs"]
+    script = [sys.executable, str(REPOSITORY / "tools" / "reproduce.py"), *command, "1"]
+    first = subprocess.run(script, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "runs" / "reproduce" / "digits_lt_ce_seed5"
-    accuracy = json.loads((folder / "summary.json").read_text())["accuracy"]
-    columns = {name: accuracy[name] for name in ("all", "many", "medium", "few")}
+    summary = json.loads((folder / "summary.json").read_text())
+    columns = {name: summary["accuracy"][name] for name in ("all", "many", "medium", "few")}
     assert json.loads((tmp_path / "rows.json").read_text()) == {
         "rows": [{"method": "ce", "seed": 5, **columns}]
     }
-    assert f"{100 * accuracy['all']:.1f}" in first.stdout
+    assert f"{100 * columns['all']:.1f}" in first.stdout
 
     # A finished run is read, not made: a figure that no training gives comes back, and no file changes.
-    summary = json.loads((folder / "summary.json").read_text())
     summary["accuracy"]["all"] = 0.123
     (folder / "summary.json").write_text(json.dumps(summary))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    again = reproduce("--methods", "ce", "--seeds", "5", "--epochs", "1")
-    assert (again.returncode, again.stderr) == (0, "")
-    assert "digits_lt_ce_seed5: finished before" in again.stdout
+    assert main([*command, "1"]) == 0
+    printed, complained = capfd.readouterr()
+    assert complained == ""
+    assert "digits_lt_ce_seed5: finished before" in printed
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["all"] == 0.123
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     # One with other settings is not passed off as the run that is asked for.
-    other = reproduce("--methods", "ce", "--seeds", "5", "--epochs", "2")
-    assert other.returncode == 2
-    assert "holds a run with other settings: optim.epochs (1 there, 2 here)" in other.stderr
+    assert main([*command, "2"]) == 2
+    assert "holds a run with other settings: optim.epochs (1 there, 2 here)" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -94,33 +94,40 @@ def glmc_run(tmp_path_factory: pytest.TempPathFactory, options: Callable[..., li
 
 
 @pytest.fixture(scope="session")
-def recount() -> Callable[[Path], dict[str, list[int]]]:
-    """Count anew: `recount(last.pt)` gives the right answers of each class of Digits-LT's test set, by head.
+def recount() -> Callable[[Path], tuple[dict[str, list[int]], float]]:
+    """Count anew on Digits-LT's test set: `recount(last.pt)` gives the right answers of each class by head, and the
+    spread of the normalised projection.
 
     Plain PyTorch, one image at a time, on pixels made here from scikit-learn's digits; of the trainer it takes
     the network alone.
     """
     digits = load_digits()
-    test = {c: np.random.default_rng([0, c]).permutation(np.flatnonzero(digits.target == c))[:50] for c in range(10)}
+    test = {
+        c: np.random.default_rng([0, c]).permutation(np.flatnonzero(digits.target == c))[:50]
+        for c in range(10)
+    }
 
     def image(index: int) -> torch.Tensor:
         gray = Image.fromarray(np.round(digits.images[index] * 255 / 16).astype(np.uint8))
         pixels = np.asarray(gray.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
         return torch.from_numpy((pixels / 255 - 0.305) / 0.323).expand(1, 3, 32, 32)
 
-    def count(checkpoint: Path) -> dict[str, list[int]]:
+    def count(checkpoint: Path) -> tuple[dict[str, list[int]], float]:
         weights = torch.load(checkpoint, weights_only=True)["model"]
         model = build_model("resnet8", 10, width=4)
         model.load_state_dict(weights)
         model.eval()
         right = {"conventional": [0] * 10, "rebalanced": [0] * 10}
+        directions = []
         with torch.no_grad():
             for c, indices in test.items():
                 for index in indices:
                     features = model.backbone(image(index))[0]
+                    z = weights["projection.weight"] @ features + weights["projection.bias"]
+                    directions.append((z / z.norm()).double().numpy())
                     for head, counts in right.items():
                         logits = weights[f"{head}_head.weight"] @ features + weights[f"{head}_head.bias"]
                         counts[c] += int(logits.argmax()) == c
-        return right
+        return right, float(np.std(directions, axis=0).mean() * 128**0.5)
 
     return count

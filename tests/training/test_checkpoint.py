@@ -70,7 +70,10 @@ def test_weights_go_into_a_model_of_the_same_shape_only(tmp_path: Path) -> None:
     load_weights(same, checkpoint, path)
     assert_same(dict(same.state_dict()), dict(model.state_dict()))
     for other, message in (
-        (build_model("resnet8", 7, width=4, projection_dim=6), r"conventional_head.bias is \(5,\) in the file"),
+        (
+            build_model("resnet8", 7, width=4, projection_dim=6),
+            r"conventional_head.bias is \(5,\) in the file",
+        ),
         (build_model("resnet8", 5, width=8, projection_dim=6), r"and \(8,\) in the model; use the backbone"),
         (build_model("resnet32", 5, width=4, projection_dim=6), "is missing in the file"),
     ):
@@ -92,7 +95,9 @@ def test_a_torn_checkpoint_is_refused_at_any_length(tmp_path: Path) -> None:
             load_checkpoint(torn)
 
 
-@pytest.mark.parametrize("content", [b"hello\n", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04", bytes(5000)])
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04", bytes(5000)]
+)
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.pt"
     path.write_bytes(content)
@@ -107,10 +112,13 @@ class RunsCode:
         return Path.touch, (Path("ran"),)
 
 
-def test_files_of_other_programs_and_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_other_programs_and_code_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "other.pt"
-    for content in ({"state_dict": {}}, [1, 2], {"step": RunsCode()}):
+    contents: list[Any] = [{"state_dict": {}}, [1, 2], {"step": RunsCode()}]
+    for content in contents:
         torch.save(content, path)
         with pytest.raises(UserError, match=r"other\.pt is not a whole checkpoint"):
             load_checkpoint(path)
@@ -130,7 +138,9 @@ def test_a_disk_without_room_leaves_the_earlier_checkpoint(tmp_path: Path) -> No
     _, later = make_checkpoint(step=2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"last\.pt: cannot write the checkpoint: .*; make room") as refused:
+        with pytest.raises(
+            UserError, match=r"last\.pt: cannot write the checkpoint: .*; make room"
+        ) as refused:
             save_checkpoint(later, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import get_type_hints
 
@@ -38,11 +39,11 @@ def parse(*arguments: str | Path) -> Config:
 def described_fields(section: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted name and source text of the docstring of each leaf, read from the source code itself."""
     body = ast.parse(inspect.getsource(section)).body[0].body  # type: ignore[attr-defined]
-    texts = {
-        node.target.id: following.value.value
-        for node, following in zip(body, body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr)
-    }
+    texts: dict[str, str] = {}
+    for node, following in pairwise(body):
+        match node, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = text
     hints = get_type_hints(section)
     for each in fields(section):
         if is_dataclass(hints[each.name]):
@@ -51,7 +52,9 @@ def described_fields(section: type, prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{each.name}", texts[each.name]
 
 
-def test_help_explains_every_field(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_explains_every_field(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as stopped:
         parse("--help")
@@ -158,18 +161,15 @@ def test_what_is_required_is_named() -> None:
         parse("--method", "ce")
 
 
-@pytest.mark.parametrize("mistake", [("--optim.nonsense", "3"), ("--data.train", "absent.beton")])
 def test_a_process_ends_with_one_sentence_and_status_2(
-    mistake: tuple[str, str],
     tmp_path: Path,
     options: Callable[..., list[str]],
     start_process: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    process = start_process(options(tmp_path / "run", *mistake))
+    process = start_process(options(tmp_path / "run", "--optim.nonsense", "3"))
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert out == ""
     (line,) = errors.splitlines()
-    assert line.startswith("fasttail-train: ")
-    assert mistake[-1] in line
+    assert line == "fasttail-train: unrecognized arguments: --optim.nonsense 3 (see --help)"
     assert not (tmp_path / "run").exists()

@@ -98,7 +98,11 @@ def test_to_dict_holds_plain_values_only() -> None:
     def plain(value: Any) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(entry) for key, entry in value.items())
-        return all(map(plain, value)) if type(value) is list else type(value) in (str, int, float, bool, type(None))
+        return (
+            all(map(plain, value))
+            if type(value) is list
+            else type(value) in (str, int, float, bool, type(None))
+        )
 
     values = make().to_dict()
     assert plain(values)

@@ -75,19 +75,24 @@ def test_rank_0_alone_writes_and_prints(two_ranks: tuple[Path, str]) -> None:
 
 
 def test_two_ranks_count_every_test_image_once(
-    two_ranks: tuple[Path, str], recount: Callable[[Path], dict[str, list[int]]]
+    two_ranks: tuple[Path, str], recount: Callable[[Path], tuple[dict[str, list[int]], float]]
 ) -> None:
-    """The saved weights, run over the 500 test images by plain PyTorch, give the very fractions reported."""
+    """The saved weights, run over the 500 test images by plain PyTorch, give the very fractions reported.
+
+    The spread, too, which is that of one model on both ranks only if they evaluate with the same BatchNorm
+    statistics.
+    """
     folder, _ = two_ranks
     summary = json.loads((folder / "summary.json").read_text())
-    right = recount(folder / "checkpoints" / "last.pt")["rebalanced"]
+    counts, spread = recount(folder / "checkpoints" / "last.pt")
+    right = counts["rebalanced"]
     assert summary["accuracy"]["all"] == sum(right) / 500
     assert summary["accuracy"]["per_class"] == [count / 50 for count in right]
+    logged = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert logged["projection_spread"] == pytest.approx(spread, rel=1e-4)
 
 
-def test_two_ranks_save_what_one_process_reads(
-    two_ranks: tuple[Path, str], glmc_run: Path
-) -> None:
+def test_two_ranks_save_what_one_process_reads(two_ranks: tuple[Path, str], glmc_run: Path) -> None:
     """The names are those of the model itself, and all 12 steps of two views each were taken."""
     two = load_checkpoint(two_ranks[0] / "checkpoints" / "last.pt")
     one = load_checkpoint(glmc_run / "checkpoints" / "last.pt")

@@ -27,7 +27,7 @@ def write(folder: Path, entries: list[dict[str, object]], first_step: int = 0) -
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: (step, value) by tag."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()

@@ -45,10 +45,10 @@ def test_the_values(glmc_run: Path) -> None:
 
 
 def test_accuracy_equals_a_recount_of_the_saved_weights(
-    glmc_run: Path, recount: Callable[[Path], dict[str, list[int]]]
+    glmc_run: Path, recount: Callable[[Path], tuple[dict[str, list[int]], float]]
 ) -> None:
     accuracy = read(glmc_run)["accuracy"]
-    right = recount(glmc_run / "checkpoints" / "last.pt")
+    right, spread = recount(glmc_run / "checkpoints" / "last.pt")
     per_class = [count / 50 for count in right["rebalanced"]]
     assert accuracy["per_class"] == per_class
     assert accuracy["all"] == sum(right["rebalanced"]) / 500
@@ -60,10 +60,11 @@ def test_accuracy_equals_a_recount_of_the_saved_weights(
     for head in ("conventional", "rebalanced"):
         (entry,) = (e for e in entries if e["kind"] == "eval" and e["epoch"] == 2 and e["head"] == head)
         assert entry["all"] == sum(right[head]) / 500
+        assert entry["projection_spread"] == pytest.approx(spread, rel=1e-4)
 
 
 def test_best_is_the_first_best_epoch_and_best_pt_holds_it(
-    glmc_run: Path, recount: Callable[[Path], dict[str, list[int]]]
+    glmc_run: Path, recount: Callable[[Path], tuple[dict[str, list[int]], float]]
 ) -> None:
     best = read(glmc_run)["best"]
     entries = [json.loads(line) for line in (glmc_run / "metrics.jsonl").read_text().splitlines()]
@@ -72,20 +73,22 @@ def test_best_is_the_first_best_epoch_and_best_pt_holds_it(
     assert best["split"] == "test"
     assert best["chosen_at"] == best["all"] == max(by_epoch)
     assert best["epoch"] == by_epoch.index(max(by_epoch))
-    right = recount(glmc_run / "checkpoints" / "best.pt")["rebalanced"]
-    assert best["per_class"] == [count / 50 for count in right]
+    right, _ = recount(glmc_run / "checkpoints" / "best.pt")
+    assert best["per_class"] == [count / 50 for count in right["rebalanced"]]
 
 
 def test_the_terminal_shows_percent_and_says_what_chose_the_best_epoch(tmp_path: Path) -> None:
     accuracy = {"all": 0.1234, "many": 1.0, "medium": None, "few": 0.0, "per_class": [1.0, 0.0]}
-    summary = {
+    summary: dict[str, Any] = {
         "inference_head": "rebalanced",
         "accuracy": accuracy,
         "best": {"epoch": 4, "split": "test", "chosen_at": 0.5, **accuracy},
     }
     text = describe(summary, RunFolder(tmp_path), [tmp_path / "report" / "curves.png"])
     assert "(rebalanced head): all 12.3 %, many 100.0 %, medium -, few 0.0 %" in text
-    assert "Best epoch 4, chosen on data.test, the test set itself, as the literature does: 50.0 % there" in text
+    assert (
+        "Best epoch 4, chosen on data.test, the test set itself, as the literature does: 50.0 % there" in text
+    )
     assert f"Picture: {tmp_path / 'report' / 'curves.png'}" in text
     on_val = describe({**summary, "best": {**summary["best"], "split": "val"}}, RunFolder(tmp_path), [])
     assert "chosen on data.val: 50.0 % there" in on_val

@@ -90,14 +90,22 @@ def write_noise(path: Path, counts: list[int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (sum(counts), 32, 32, 3), np.uint8)
     labels = np.repeat(np.arange(len(counts)), counts)
     names = [str(label) for label in range(len(counts))]
-    images = from_rows([f"noise/{i}" for i in range(len(labels))], labels, names, kind="noise", name=path.stem)
+    images = from_rows(
+        [f"noise/{i}" for i in range(len(labels))], labels, names, kind="noise", name=path.stem
+    )
     encoded = (EncodedImage(image.tobytes(), RAW_MODE, 32, 32, copied=False) for image in pixels)
     write_beton(path, images, encoded, settings={}, overwrite=True, page_size=SMALLEST_PAGE)
 
 
 def test_a_run_leaves_everything_that_is_promised(glmc_run: Path) -> None:
     files = {str(file.relative_to(glmc_run)) for file in glmc_run.rglob("*") if file.is_file()}
-    assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
+    assert {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+    } <= files
     pictures = [glmc_run / name for name in files if name.startswith("report/") and name.endswith(".png")]
     assert pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
@@ -133,12 +141,14 @@ def test_the_saved_configuration_is_the_same_run_in_another_folder(glmc_run: Pat
     assert result(again) == result(glmc_run)
 
 
-def test_another_seed_is_another_run(glmc_run: Path, tmp_path: Path) -> None:
+def test_another_seed_is_another_run_and_evaluations_may_be_rare(glmc_run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    assert main(["--config", str(glmc_run / "config.yaml"), "--run.folder", str(other), "--run.seed", "1"]) == 0
+    more = ["--run.folder", str(other), "--run.seed", "1", "--run.eval_epochs", "2"]
+    assert main(["--config", str(glmc_run / "config.yaml"), *more]) == 0
     ours, theirs = state(other), state(glmc_run)
     assert ours.keys() == theirs.keys()
     assert ours != theirs
+    assert [e["epoch"] for e in entries(other) if e["kind"] == "eval"] == [1, 1, 2, 2]
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -198,7 +208,12 @@ def test_restart_begins_anew(copied_run: Path, options: Options) -> None:
     assert main(options(copied_run, "--restart", method="ce", epochs=1)) == 0
     assert summary(copied_run)["method"] == "ce"
     assert [(e["kind"], e["step"]) for e in entries(copied_run)] == [("train", 6), ("eval", 6)]
-    assert load_checkpoint(copied_run / "checkpoints" / "last.pt").step == 6
+    last = load_checkpoint(copied_run / "checkpoints" / "last.pt")
+    assert last.step == 6
+    weights = [name for name in last.model if name.endswith(("weight", "bias"))]
+    assert len(last.optimizer["param_groups"][0]["params"]) == len(weights) - 6, (
+        "ce trains one of four layers"
+    )
     assert len(list((copied_run / "tensorboard").iterdir())) == 1
     assert (copied_run / "notes.txt").read_text() == "mine"
 
@@ -230,7 +245,9 @@ def test_other_settings_in_a_folder_that_holds_a_run_are_refused(
 ) -> None:
     before = snapshot(copied_run)
     line = refused(options(copied_run, "--optim.lr", "0.1", "--run.seed", "3", epochs=4), capsys)
-    assert "optim.epochs (3 there, 4 here); optim.lr (0.05 there, 0.1 here); run.seed (0 there, 3 here)" in line
+    assert (
+        "optim.epochs (3 there, 4 here); optim.lr (0.05 there, 0.1 here); run.seed (0 there, 3 here)" in line
+    )
     assert "--restart" in line
     assert snapshot(copied_run) == before
 
@@ -317,12 +334,6 @@ def test_without_a_test_set_there_is_no_accuracy(tmp_path: Path, options: Option
     assert not (folder / "checkpoints" / "best.pt").exists()
 
 
-def test_evaluation_every_other_epoch_and_after_the_last(tmp_path: Path, options: Options) -> None:
-    folder = tmp_path / "rarely"
-    assert main(options(folder, "--run.eval_epochs", "2", method="ce", epochs=3)) == 0
-    assert [e["epoch"] for e in entries(folder) if e["kind"] == "eval"] == [1, 2]
-
-
 def test_photographs_from_a_list_to_a_result(
     tmp_path: Path, make_photographs: Callable[..., list[Path]]
 ) -> None:
@@ -331,14 +342,27 @@ def test_photographs_from_a_list_to_a_result(
     (tmp_path / "train.txt").write_text("".join(rows[:15]))
     (tmp_path / "test.txt").write_text("".join(rows[15:]))
     for split in ("train", "test"):
-        command = [sys.executable, str(REPOSITORY / "tools" / "convert_datasets.py"), "list", "--images", "images"]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "tools" / "convert_datasets.py"),
+            "list",
+            "--images",
+            "images",
+        ]
         command += ["--list", f"{split}.txt", "--out", f"{split}.beton"]
         subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("method: glmc\nview: {augment: jitter-gray-blur}\noptim: {epochs: 1, lr: 0.05}\n")
     folder = tmp_path / "run"
     arguments = ["--config", str(recipe), "--data.train", str(tmp_path / "train.beton")]
-    arguments += ["--data.test", str(tmp_path / "test.beton"), "--view.size", "32", "--view.eval_resize", "40"]
+    arguments += [
+        "--data.test",
+        str(tmp_path / "test.beton"),
+        "--view.size",
+        "32",
+        "--view.eval_resize",
+        "40",
+    ]
     arguments += ["--model.backbone", "resnet8", "--optim.batch_size", "8", "--run.folder", str(folder)]
     assert main(arguments) == 0
     accuracy = summary(folder)["accuracy"]
