@@ -52,6 +52,17 @@ class ViewSettings:
                 f"view.eval_resize is {self.eval_resize}, less than view.size {self.size}: "
                 "evaluation cuts its centre crop out of the resized image"
             )
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise UserError(
+                f"view.scale is ({low}, {high}): it must be (low, high) with 0 < low <= high <= 1"
+            )
+        if self.pad < 0:
+            raise UserError(f"view.pad is {self.pad}: it must be 0 or more pixels")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"view.flip is {self.flip}: a probability lies in [0, 1]")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise UserError(f"view.mean is {self.mean}: its three values must be finite")
         for value in self.std:
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"view.std has {value}: a standard deviation must be above 0")

@@ -6,10 +6,12 @@ slice of evaluation views is. They work in the calling thread, so that a task of
 
 from __future__ import annotations
 
+import io
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.augment_cpu import augment_into
 from pipelines.beton_reader import BetonFile
@@ -83,12 +85,21 @@ class DecodedViews:
         try:
             decode_into(samples, boxes, flips, out, crop_first=crop_first)
         except DecodeError as error:
-            index = int(indices[error.position])
-            source = self.beton.source_path(index) or "source path not recorded"
-            raise UserError(
-                f"{self.beton.path}: image {index} ({source}) is {error.reason}; "
-                "convert the set again from a sound copy of that image"
-            ) from None
+            raise self._bad_image(int(indices[error.position]), error.reason) from None
+        except ValueError:
+            # boxes are drawn from the sizes in the beton's tables, so one that does not fit means a damaged JPEG
+            for index, sample in zip(indices.tolist(), samples, strict=True):
+                height, width = int(self.beton.heights[index]), int(self.beton.widths[index])
+                if sample.ndim == 1 and Image.open(io.BytesIO(sample.tobytes())).size != (width, height):
+                    raise self._bad_image(index, f"not {height} x {width} pixels, as the file says") from None
+            raise
+
+    def _bad_image(self, index: int, reason: str) -> UserError:
+        source = self.beton.source_path(index) or "source path not recorded"
+        return UserError(
+            f"{self.beton.path}: image {index} ({source}) is {reason}; "
+            "convert the set again from a sound copy of that image"
+        )
 
 
 class ResidentViews:

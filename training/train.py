@@ -35,7 +35,7 @@ def _train(arguments: list[str] | None) -> int:
             folder.create()
         group.wait_for_all()
         trainer = build_trainer(config, betons, folder, group, pool, anew=flags.restart)
-        if trainer.is_finished and folder.summary.exists():
+        if trainer.is_finished and folder.summary.exists() and folder.report.exists():
             group.say(f"{folder.path} holds this run, finished; --restart begins it anew")
             return 0
         if group.is_main:

@@ -192,3 +192,17 @@ def test_a_bad_image_is_named(
             boxes = np.tile(np.array([0, 0, 40, 40], np.int32), (len(INDICES), 1, 1))
             how = ViewDraws(INDICES, boxes, np.zeros((len(INDICES), 1), bool), ())
             source.training_views(how, slice(3, 7), np.zeros((1, 4, 16, 16, 3), np.uint8))
+
+
+def test_an_image_of_another_size_than_the_tables_say_is_named(photographs: BetonFile) -> None:
+    heights = photographs.heights.copy()
+    heights[7] += 100
+    beton = dataclasses.replace(photographs, heights=heights)
+    boxes = np.tile(np.array([0, 0, 20, 20], np.int32), (len(INDICES), 1, 1))
+    boxes[INDICES == 7, 0] = (heights[7] - 20, 0, heights[7], 20)
+    how = ViewDraws(INDICES, boxes, np.zeros((len(INDICES), 1), bool), ())
+    message = rf"image 7 \(00007\.jpg\) is not {heights[7]} x \d+ pixels, as the file says; convert"
+    with pytest.raises(UserError, match=message):
+        open_views(beton, ViewSettings(size=16)).training_views(
+            how, slice(0, len(INDICES)), np.zeros((1, len(INDICES), 16, 16, 3), np.uint8)
+        )
