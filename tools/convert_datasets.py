@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_reader import open_beton
-from pipelines.beton_writer import write_beton
-from pipelines.conversion import convert_images
-from pipelines.image_bytes import ImageSettings
-from pipelines.manifest import Setting, manifest_path
-from pipelines.sources import ImageList, read_class_names, read_list
+from pipelines.manifest import Setting
+from pipelines.sources import read_class_names, read_list
 from pipelines.user_error import UserError, run_command
-from pipelines.whole_file import check_output
+from tools.convert_options import (
+    Commands,
+    add_image_options,
+    add_source,
+    convert_listed,
+    convert_made,
+    is_wanted,
+    positive,
+    seed,
+)
 
 LIST_TEXT = """\
 Convert the images of a list. A baseline JPEG within --max-size goes in byte for byte; every other
 image is turned upright, made RGB, shrunk to --max-size and encoded again.
 """
-LIST_EXAMPLE = """\
-example:
-  python tools/convert_datasets.py list --images ~/ImageNet --list ImageNet_LT_train.txt --out train.beton
-"""
 
 DIGITS_TEXT = """\
 Write train.beton, long-tailed, and test.beton, 50 images a class, of scikit-learn's handwritten digits.
 Run again on finished files that match, it says so and does nothing.
-"""
-DIGITS_EXAMPLE = """\
-example:
-  python tools/convert_datasets.py digits --out data/digits_lt
 """
 
 
@@ -56,52 +51,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
+def _add_list(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = add_source(
+        commands,
         "list",
-        help="image files named by a list with rows `path label` (ImageNet-LT's form)",
-        description=LIST_TEXT,
-        epilog=LIST_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        summary="image files named by a list with rows `path label` (ImageNet-LT's form)",
+        text=LIST_TEXT,
+        example="--images ~/ImageNet --list ImageNet_LT_train.txt --out train.beton",
+        convert=_convert_list,
     )
     add = command.add_argument
-    add(
-        "--images",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder that the paths start from",
-    )
+    add("--images", type=Path, required=True, metavar="DIR", help="folder that the paths start from")
     add("--list", type=Path, required=True, metavar="FILE", help="rows `path label`, labels from 0")
-    add("--out", type=Path, required=True, metavar="FILE", help="the .beton; its manifest is FILE.json")
-    add("--max-size", type=_positive, metavar="N", help="longest side in pixels (default: any)")
-    add(
-        "--quality",
-        type=_positive,
-        default=90,
-        metavar="Q",
-        help="JPEG quality of re-encoded ones (default: 90)",
-    )
-    add("--num-classes", type=_positive, metavar="N", help="number of classes (default: largest label + 1)")
-    add(
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        help="names of the classes, one a line",
-    )
+    add("--num-classes", type=positive, metavar="N", help="number of classes (default: largest label + 1)")
+    add("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line")
     add("--allow-empty-classes", action="store_true", help="take a list in which a class has no images")
-    add("--workers", type=_positive, metavar="N", help="threads (default: the CPUs this process may use)")
-    add("--overwrite", action="store_true", help="replace the output if it exists")
-    command.set_defaults(convert=_convert_list)
+    add_image_options(command)
 
 
-def _add_digits(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
+def _add_digits(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = add_source(
+        commands,
         "digits",
-        help="Digits-LT, the embedded default, from scikit-learn's handwritten digits",
-        description=DIGITS_TEXT,
-        epilog=DIGITS_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        summary="Digits-LT, the embedded default, from scikit-learn's handwritten digits",
+        text=DIGITS_TEXT,
+        example="--out data/digits_lt",
+        convert=_convert_digits,
     )
     add = command.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the two files; made if need be")
@@ -112,46 +87,18 @@ def _add_digits(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="F",
         help="largest training class over smallest, 1 to 120 (default: 50)",
     )
-    add("--seed", type=_seed, default=0, metavar="N", help="which digits are chosen (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="which digits are chosen (default: 0)")
     add("--overwrite", action="store_true", help="replace files that exist")
-    command.set_defaults(convert=_convert_digits)
-
-
-def _positive(text: str) -> int:
-    return _whole_number(text, least=1)
-
-
-def _seed(text: str) -> int:
-    return _whole_number(text, least=0)
-
-
-def _whole_number(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
-    return int(text)
 
 
 def _convert_list(arguments: argparse.Namespace) -> None:
-    settings = ImageSettings(max_size=arguments.max_size, quality=arguments.quality)
     images = read_list(
         arguments.list,
         num_classes=arguments.num_classes,
         class_names=read_class_names(arguments.class_names) if arguments.class_names else None,
         allow_empty_classes=arguments.allow_empty_classes,
     )
-    done = convert_images(
-        images,
-        arguments.images,
-        arguments.out,
-        settings,
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
-    )
-    print(
-        f"{arguments.out}: {done.num_images:,} images of {done.num_classes:,} classes, "
-        f"{done.beton_length:,} bytes in {done.seconds:.1f} s; {done.copied:,} copied byte for byte, "
-        f"{done.num_images - done.copied:,} re-encoded"
-    )
+    convert_listed(images, arguments.images, arguments)
 
 
 def _convert_digits(arguments: argparse.Namespace) -> None:
@@ -163,41 +110,16 @@ def _convert_digits(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"{arguments.out}: cannot make the folder: {error.strerror}") from error
     settings: dict[str, Setting] = {"imbalance_factor": arguments.imbalance_factor, "seed": arguments.seed}
-    wanted = {}
-    for split in ("train", "test"):
-        out = arguments.out / f"{split}.beton"
-        images, encoded = digits_split(split, arguments.imbalance_factor, arguments.seed)
-        if not arguments.overwrite and _is_finished(out, images, settings):
-            print(f"{out}: finished already, from the same digits with the same settings")
-        else:
-            check_output(out, arguments.overwrite)  # of both files, before one is written
-            wanted[out] = (images, encoded)
-    for out, (images, encoded) in wanted.items():
-        start = time.perf_counter()
-        manifest = write_beton(
-            out,
-            images,
-            encoded,
-            settings=settings,
-            overwrite=arguments.overwrite,
-            page_size=SMALLEST_PAGE,
-        )
-        print(
-            f"{out}: {len(images):,} images of {images.num_classes} classes, "
-            f"{manifest.tables.beton_length:,} bytes in {time.perf_counter() - start:.1f} s"
-        )
-
-
-def _is_finished(out: Path, images: ImageList, settings: dict[str, Setting]) -> bool:
-    """Whether `out` is whole and was made from these images with these settings."""
-    if not (out.exists() and manifest_path(out).exists()):
-        return False
-    manifest = open_beton(out).manifest
-    return (
-        manifest is not None
-        and manifest.source.sha256 == images.sha256
-        and manifest.settings == dict(settings)
-    )
+    splits = {
+        arguments.out / f"{split}.beton": digits_split(split, arguments.imbalance_factor, arguments.seed)
+        for split in ("train", "test")
+    }
+    wanted = [
+        out for out, (images, _) in splits.items() if is_wanted(out, images, settings, arguments.overwrite)
+    ]
+    for out in wanted:  # both were looked at before one is written
+        images, encoded = splits[out]
+        convert_made(images, encoded, out, settings=settings, overwrite=arguments.overwrite)
 
 
 if __name__ == "__main__":

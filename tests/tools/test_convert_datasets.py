@@ -184,7 +184,7 @@ def test_digits(tmp_path: Path, convert: Convert) -> None:
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     again = convert("digits", "--out", str(out))
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.count("finished already, from the same digits with the same settings") == 2
+    assert again.stdout.count("finished already, from the same images with the same settings") == 2
     other = convert("digits", "--out", str(out), "--imbalance-factor", "10")
     assert other.returncode == 2
     assert other.stderr.startswith(f"fasttail-convert: {out}/train.beton: exists already; give --overwrite")
