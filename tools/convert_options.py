@@ -7,6 +7,7 @@ root) or `convert_made` (images that the subcommand makes itself); all else is t
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 from pipelines.beton_format import SMALLEST_PAGE
 from pipelines.beton_reader import open_beton
 from pipelines.beton_writer import write_beton
-from pipelines.conversion import convert_images
-from pipelines.image_bytes import EncodedImage, ImageSettings
+from pipelines.conversion import ConversionSettings, convert_images
+from pipelines.image_bytes import CHECKS, EncodedImage, ImageSettings
 from pipelines.manifest import Setting, manifest_path
+from pipelines.skipped_rows import skipped_path
 from pipelines.sources import ImageList
 from pipelines.whole_file import check_output
 
@@ -56,25 +58,78 @@ def add_image_options(command: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="JPEG quality of re-encoded ones (default: 90)",
     )
+    add("--short-side", type=positive, metavar="N", help="the shorter side in pixels (default: any)")
+    add(
+        "--check",
+        choices=CHECKS,
+        default="markers",
+        help="of JPEGs that go in byte for byte: walk their markers (default), or decode them too",
+    )
+    add(
+        "--on-bad",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a bad image: stop (default), or leave it out and write it down in FILE.skipped.csv",
+    )
+    add(
+        "--order",
+        choices=("listed", "shuffled"),
+        default="listed",
+        help="of the images in the file (default: as listed)",
+    )
+    add("--order-seed", type=seed, default=0, metavar="N", help="of --order shuffled (default: 0)")
+    add(
+        "--json",
+        action="store_true",
+        help="print a last line of JSON: images, resumed_from, skipped, seconds",
+    )
     add("--workers", type=positive, metavar="N", help="threads (default: the CPUs this process may use)")
     add("--overwrite", action="store_true", help="replace the output if it exists")
 
 
-def convert_listed(images: ImageList, root: Path, arguments: argparse.Namespace) -> None:
-    """Convert image files, their paths relative to `root`, as the options of `add_image_options` say."""
+def convert_listed(
+    images: ImageList,
+    root: Path,
+    arguments: argparse.Namespace,
+    source_settings: Mapping[str, Setting] | None = None,
+) -> None:
+    """Convert image files, their paths relative to `root`, as the options of `add_image_options` say.
+
+    `source_settings` are the source's own, for the manifest; none may be called like one of those options.
+    """
+    settings = ConversionSettings(
+        image=ImageSettings(
+            max_size=arguments.max_size,
+            short_side=arguments.short_side,
+            quality=arguments.quality,
+            check=arguments.check,
+        ),
+        on_bad=arguments.on_bad,
+        order=arguments.order,
+        seed=arguments.order_seed,
+        source=source_settings or {},
+    )
+    out = arguments.out
     done = convert_images(
-        images,
-        root,
-        arguments.out,
-        ImageSettings(max_size=arguments.max_size, quality=arguments.quality),
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
+        images, root, out, settings, workers=arguments.workers, overwrite=arguments.overwrite
     )
-    print(
-        f"{arguments.out}: {done.num_images:,} images of {done.num_classes:,} classes, "
-        f"{done.beton_length:,} bytes in {done.seconds:.1f} s; {done.copied:,} copied byte for byte, "
-        f"{done.num_images - done.copied:,} re-encoded"
-    )
+    if done.already:
+        print(f"{out}: finished already, from the same images with the same settings")
+    else:
+        print(
+            f"{out}: {done.num_images:,} images of {done.num_classes:,} classes, "
+            f"{done.beton_length:,} bytes in {done.seconds:.1f} s; {done.copied:,} copied byte for byte, "
+            f"{done.num_images - done.copied:,} re-encoded"
+            + (f"; {done.skipped:,} skipped, see {skipped_path(out)}" if done.skipped else "")
+        )
+    if arguments.json:
+        facts = {
+            "images": done.num_images,
+            "resumed_from": done.resumed_from,
+            "skipped": done.skipped,
+            "seconds": round(done.seconds, 3),
+        }
+        print(json.dumps(facts))
 
 
 def convert_made(

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from pipelines.beton_reader import open_beton
-from pipelines.conversion import convert_images
+from pipelines.conversion import ConversionSettings, convert_images
 from pipelines.image_bytes import ImageSettings
 from pipelines.sources import ImageList, read_list
 from pipelines.user_error import UserError
+
+AS_IS = ConversionSettings(image=ImageSettings())
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def photos(tmp_path: Path, make_photographs: Callable[..., list[Path]]) -> tuple
 
 def test_images_come_out_as_listed(tmp_path: Path, photos: tuple[ImageList, Path]) -> None:
     images, root = photos
-    done = convert_images(images, root, tmp_path / "x.beton", ImageSettings(), workers=3)
+    done = convert_images(images, root, tmp_path / "x.beton", AS_IS, workers=3)
     beton = open_beton(tmp_path / "x.beton")
     assert (done.num_images, done.num_classes, done.copied) == (41, 3, 40)
     assert done.beton_length == (tmp_path / "x.beton").stat().st_size
@@ -47,12 +49,19 @@ def test_images_come_out_as_listed(tmp_path: Path, photos: tuple[ImageList, Path
             assert ours.size == (beton.widths[i], beton.heights[i]) == source.size
             assert np.abs(np.asarray(ours).astype(int) - np.asarray(source)).mean() < 5
     assert beton.manifest is not None
-    assert beton.manifest.settings == {"max_size": None, "quality": 90}
+    assert beton.manifest.settings == {
+        "max_size": None,
+        "short_side": None,
+        "quality": 90,
+        "check": "markers",
+        "on_bad": "stop",
+        "order": "listed",
+    }
 
 
 def test_same_bytes_whatever_the_number_of_workers(tmp_path: Path, photos: tuple[ImageList, Path]) -> None:
     images, root = photos
-    settings = ImageSettings(max_size=100, quality=80)
+    settings = ConversionSettings(image=ImageSettings(max_size=100, quality=80))
     for workers in (1, 4):
         done = convert_images(images, root, tmp_path / f"{workers}.beton", settings, workers=workers)
         assert 0 < done.copied < 40
@@ -67,13 +76,13 @@ def test_missing_images_are_found_before_anything_is_written(
     images, root = photos
     (root / "some class" / "00030.jpg").unlink()
     with pytest.raises(UserError, match=r"train.txt:31: .*/00030.jpg not found; give --images"):
-        convert_images(images, root, tmp_path / "x.beton", ImageSettings())
+        convert_images(images, root, tmp_path / "x.beton", AS_IS)
     (root / "some class" / "00011.jpg").unlink()
     (root / "some class" / "00011.jpg").mkdir()
-    with pytest.raises(UserError, match=r"train.txt:12: .*/00011.jpg \(and 1 more\) not found"):
-        convert_images(images, root, tmp_path / "x.beton", ImageSettings())
+    with pytest.raises(UserError, match=r"train.txt:12 \(and 1 more\): .*/00011.jpg not found"):
+        convert_images(images, root, tmp_path / "x.beton", AS_IS)
     with pytest.raises(UserError, match=r"nowhere: not a folder; give --images"):
-        convert_images(images, root / "nowhere", tmp_path / "x.beton", ImageSettings())
+        convert_images(images, root / "nowhere", tmp_path / "x.beton", AS_IS)
     assert not list(tmp_path.glob("*beton*")) + list(tmp_path.glob(".*beton*"))
 
 
@@ -83,12 +92,12 @@ def test_bad_image_leaves_the_earlier_file(
 ) -> None:
     images, root = photos
     out = tmp_path / "x.beton"
-    convert_images(images, root, out, ImageSettings())
+    convert_images(images, root, out, AS_IS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     bad = root / "some class" / "00021.jpg"
     bad.write_bytes(bad.read_bytes()[:-50])
     with pytest.raises(UserError, match=r"train.txt:22: .*/00021.jpg: truncated JPEG: it breaks off before"):
-        convert_images(images, root, out, ImageSettings(), workers=workers, overwrite=True)
+        convert_images(images, root, out, AS_IS, workers=workers, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
@@ -98,7 +107,7 @@ def test_existing_output_is_refused_before_images_are_looked_for(
     images, _ = photos
     (tmp_path / "x.beton").write_bytes(b"precious")
     with pytest.raises(UserError, match=r"x.beton: exists already; give --overwrite"):
-        convert_images(images, tmp_path / "nowhere", tmp_path / "x.beton", ImageSettings())
+        convert_images(images, tmp_path / "nowhere", tmp_path / "x.beton", AS_IS)
     assert (tmp_path / "x.beton").read_bytes() == b"precious"
 
 
@@ -110,6 +119,6 @@ def test_a_source_file_larger_than_the_usual_page_is_copied(
     content = large.read_bytes()
     comment = b"\xff\xfe\xff\xff" + bytes(65_533)
     large.write_bytes(content[:2] + comment * 140 + content[2:])  # 9.2 MB
-    done = convert_images(images, root, tmp_path / "x.beton", ImageSettings())
+    done = convert_images(images, root, tmp_path / "x.beton", AS_IS)
     assert done.copied == 40
     assert open_beton(tmp_path / "x.beton").image_bytes(3).tobytes() == large.read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -78,7 +80,14 @@ def test_list_with_settings(tmp_path: Path, photos: list[Path], convert: Convert
     assert (done.returncode, done.stderr) == (0, "")
     beton = open_beton(tmp_path / "train.beton")
     assert beton.manifest is not None
-    assert beton.manifest.settings == {"max_size": 60, "quality": 70}
+    assert beton.manifest.settings == {
+        "max_size": 60,
+        "short_side": None,
+        "quality": 70,
+        "check": "markers",
+        "on_bad": "stop",
+        "order": "listed",
+    }
     assert np.maximum(beton.heights, beton.widths).max() == 60
     assert beton.counts.tolist() == [4, 4, 4, 0, 0]
 
@@ -88,7 +97,7 @@ def test_list_with_settings(tmp_path: Path, photos: list[Path], convert: Convert
     [
         (("--list", "none.txt"), "none.txt: cannot read the list: No such file or directory"),
         (("--images", "nowhere"), "nowhere: not a folder; give --images"),
-        (("--images", "."), "train.txt:1: 00000.jpg (and 11 more) not found; give --images"),
+        (("--images", "."), "train.txt:1 (and 11 more): 00000.jpg not found; give --images"),
         (("--num-classes", "2"), "train.txt:3: label 2 is out of range for 2 classes"),
         (("--num-classes", "4"), "train.txt: 1 of 4 classes have no images: 3; correct the labels"),
         (("--class-names", "train.txt"), "train.txt: 9 of 12 classes have no images: 3 (00003.jpg 0), "),
@@ -219,7 +228,7 @@ def test_help_has_an_example(convert: Convert, source: str) -> None:
     assert f"example:\n  python tools/convert_datasets.py {source} " in done.stdout
 
 
-def test_interrupt_leaves_nothing_behind(tmp_path: Path, photos: list[Path]) -> None:
+def test_interrupted_conversion_goes_on(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
     (tmp_path / "train.txt").write_text("00011.jpg 0\n" * 50_000)  # minutes of encoding
     # Not the script itself: a shell may have started this test with SIGINT ignored, which children inherit.
     program = (
@@ -235,11 +244,105 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path, photos: list[Path]) -> 
         text=True,
     ) as running:
         deadline = time.monotonic() + 60
-        while not (tmp_path / ".train.beton.partial").exists():
+        while len(noted(tmp_path)) < 1000:
             assert running.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        second = convert(*LIST)
+        assert second.returncode == 2
+        assert second.stderr.startswith(
+            "fasttail-convert: train.beton: another process is writing this file; wait for it, or end it"
+        )
         running.send_signal(signal.SIGINT)
         printed, complained = running.communicate(timeout=30)
-    assert (running.returncode, printed, complained) == (130, "", "fasttail-convert: interrupted\n")
+    assert (running.returncode, printed) == (130, "")
+    assert complained.endswith(
+        " of 50,000 rows are done; the same command goes on from there\nfasttail-convert: interrupted\n"
+    )
+    assert left(tmp_path) == {".train.beton.partial", ".train.beton.journal"}
+    (tmp_path / "images" / "00011.jpg").unlink()
+    other = convert(*LIST, "--quality", "80")
+    assert other.stderr.splitlines()[0] == (
+        "train.beton: a partial file of an earlier run is discarded, for it was made otherwise "
+        "(quality 90, now 80)"
+    )
+    assert other.stderr.splitlines()[1].startswith("fasttail-convert: train.txt:1 (and 49,999 more): ")
     assert left(tmp_path) == set()
+
+
+def noted(folder: Path) -> bytes:
+    try:
+        return (folder / ".train.beton.journal").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def test_run_again(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    first = convert(*LIST, "--json")
+    facts = json.loads(first.stdout.splitlines()[-1])
+    assert {**facts, "seconds": 0} == {"images": 12, "resumed_from": 0, "skipped": 0, "seconds": 0}
+    assert facts["seconds"] > 0
+    before = {name: (tmp_path / name).read_bytes() for name in left(tmp_path)}
+    again = convert(*LIST, "--json")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith(
+        "train.beton: finished already, from the same images with the same settings\n"
+    )
+    assert json.loads(again.stdout.splitlines()[-1])["resumed_from"] == 12
+    other = convert(*LIST, "--on-bad", "skip", "--max-size", "70")
+    assert other.returncode == 2
+    assert other.stderr == (
+        "fasttail-convert: train.beton: exists already, made otherwise (max_size None, now 70, on_bad stop, now "
+        "skip); give --overwrite to replace it, or another name\n"
+    )
+    (tmp_path / "train.txt").write_text("00000.jpg 0\n")
+    other = convert(*LIST)
+    assert "made otherwise (another list)" in other.stderr
+    assert {name: (tmp_path / name).read_bytes() for name in left(tmp_path)} == before
+
+
+def test_skipped_rows_are_written_down(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    photos[3].write_bytes(photos[3].read_bytes()[:-30])
+    photos[8].unlink()
+    photos[10].write_bytes(b"")
+    done = convert(*LIST, "--on-bad", "skip", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "; 3 skipped, see train.beton.skipped.csv\n" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["skipped"] == 3
+    with (tmp_path / "train.beton.skipped.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[:2] for row in rows] == [
+        ["row", "path"],
+        ["4", "00003.jpg"],
+        ["9", "00008.jpg"],
+        ["11", "00010.jpg"],
+    ]
+    assert rows[1][2].startswith("truncated JPEG: it breaks off before its end marker")
+    assert rows[2][2] == "cannot read the image: No such file or directory"
+    beton = open_beton(tmp_path / "train.beton")
+    kept = [i for i in range(12) if i not in (3, 8, 10)]
+    assert [beton.source_path(place) for place in range(9)] == [photos[i].name for i in kept]
+    assert beton.labels.tolist() == [i % 3 for i in kept]
+    assert beton.image_bytes(8).tobytes()[:3] == b"\xff\xd8\xff"
+    (tmp_path / "train.txt").write_text("00008.jpg 0\n00010.jpg 0\n")
+    none = convert(*LIST, "--on-bad", "skip", "--overwrite")
+    assert none.stderr.splitlines()[-1] == (
+        "fasttail-convert: train.txt: every image of the list is bad; nothing is left to write"
+    )
+    assert open_beton(tmp_path / "train.beton").num_images == 9
+
+
+def test_shuffled_order(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    orders = []
+    for number in ("0", "1"):
+        done = convert(*LIST, "--order", "shuffled", "--order-seed", number, "--overwrite")
+        assert done.returncode == 0
+        beton = open_beton(tmp_path / "train.beton")
+        names = [beton.source_path(i) for i in range(12)]
+        assert sorted(names, key=str) == [photo.name for photo in photos]
+        for i, name in enumerate(names):
+            row = int(str(name)[:5])
+            assert beton.labels[i] == row % 3
+            assert row == 11 or beton.image_bytes(i).tobytes() == photos[row].read_bytes()
+        orders.append(names)
+    assert orders[0] != orders[1] != sorted(orders[1], key=str)
