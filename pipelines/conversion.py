@@ -39,8 +39,8 @@ LARGEST_PAGE = 256 << 20
 """Bytes: a source file that is larger is re-encoded smaller, or refused by the writer."""
 NOTE_SECONDS = 0.25
 """How much work a kill may cost."""
-TASK_BYTES = 2 << 20
-"""Source bytes that a thread takes at a time."""
+TASK_BYTES = 256 << 10
+"""Source bytes that a thread takes at a time: a fraction of a second even where images are shrunk."""
 
 
 @dataclass(frozen=True, kw_only=True)

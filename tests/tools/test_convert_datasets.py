@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -346,3 +346,73 @@ def test_shuffled_order(tmp_path: Path, photos: list[Path], convert: Convert) ->
             assert row == 11 or beton.image_bytes(i).tobytes() == photos[row].read_bytes()
         orders.append(names)
     assert orders[0] != orders[1] != sorted(orders[1], key=str)
+
+
+def test_verify_and_info(tmp_path: Path, photos: list[Path], convert: Convert) -> None:
+    assert convert(*LIST).returncode == 0
+    done = convert("verify", "train.beton", "--decode", "all")
+    assert (done.returncode, done.stderr) == (0, "")
+    size = (tmp_path / "train.beton").stat().st_size
+    assert done.stdout.startswith(
+        f"train.beton: every one of {size:,} bytes is as it was written; 12 images decoded; "
+    )
+    told = convert("info", "train.beton")
+    assert (told.returncode, told.stderr) == (0, "")
+    for wanted in (
+        f"train.beton: {size:,} bytes\n",
+        "images: 12 (12 JPEG, 0 raw)\n",
+        "classes: 3, of 4 to 4 images\n",
+        "source: list, train.txt, SHA-256 ",
+        "settings: max_size None, short_side None, quality 90, ",
+    ):
+        assert wanted in told.stdout
+    bars = [line for line in told.stdout.splitlines() if "#" in line]
+    assert bars == [f"{rank:>13} |{'#' * 48} 4.0" for rank in (1, 2, 3)]
+
+    beton = open_beton(tmp_path / "train.beton")
+    place = int(beton.offsets[4]) + 300
+    with (tmp_path / "train.beton").open("r+b") as file:
+        file.seek(place)
+        file.write(bytes([int(beton.content[place]) ^ 8]))
+    done = convert("verify", "train.beton")
+    assert done.returncode == 2
+    assert done.stdout.startswith("train.beton: image 4 (00004.jpg) is damaged, in page 0 ")
+    assert done.stderr == (
+        "fasttail-convert: train.beton: 1 faults; copy the file and its manifest again, or convert again with "
+        "--overwrite\n"
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 9 MiB."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"this machine refuses to mount a file system: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk(tmp_path: Path, photos: list[Path], convert: Convert, small_disk: Path) -> None:
+    out = small_disk / "train.beton"
+    out.write_bytes(b"the earlier file")
+    arguments = (*LIST, "--out", str(out), "--overwrite")
+    done = convert(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"fasttail-convert: {out}: cannot write: No space left on device; free some space, or give another --out; "
+        "the same command goes on where this one stopped\n"
+    )
+    assert out.read_bytes() == b"the earlier file"
+    grown = subprocess.run(["mount", "-o", "remount,size=99m", small_disk], check=False)
+    assert grown.returncode == 0
+    assert convert(*arguments).returncode == 0
+    assert open_beton(out).num_images == 12
+    assert {path.name for path in small_disk.iterdir()} == {"train.beton", "train.beton.json"}
