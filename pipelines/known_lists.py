@@ -40,7 +40,9 @@ class KnownList:
     rows_sha256: str | None = None
     """SHA-256 of the sorted rows `<file name> <label>`, without folders: of any order and path style."""
     sha256: str | None = None
-    """SHA-256 of another copy in use: TensorFlow Datasets' checksum."""
+    """SHA-256 of a copy in use elsewhere: TensorFlow Datasets' checksum."""
+    flat_blob: str | None = None
+    """Git blob id of the list in the flat path style, `val/<image>`."""
 
 
 KNOWN_LISTS = {
@@ -65,6 +67,7 @@ KNOWN_LISTS = {
             *(50_000, 1000, 50, 50),
             "83b8e8861019974af78a4b602bac8e7497ab8465bed139ed3dff395bc4a4ceb3",
             "4138c0cd92d2dffea9353a9339c9f352361b7c6c267d2ff989b366f154188257",
+            flat_blob="0b447ac5396339be4de1a91cb5b2b8cc7c73fb4b",
         ),
     ),
     "inaturalist18": (
@@ -115,7 +118,7 @@ class Comparison:
 
     known: KnownList
     differences: list[str]
-    """In words; none where the rows are the published ones, in their order."""
+    """What it differs in, in words; nothing where the rows are the published ones, in their order."""
 
 
 def compare_with_known(path: Path, images: ImageList, dataset: str) -> Comparison:
@@ -131,7 +134,8 @@ def compare_with_known(path: Path, images: ImageList, dataset: str) -> Compariso
         raise UserError(f"{path}: cannot read the list: {error.strerror}") from error
     rows = data.replace(b"\r\n", b"\n").rstrip(b"\n")
     copies = (data, rows, rows + b"\n")
-    if any(git_blob(copy) == nearest.blob or _sha256(copy) == nearest.sha256 for copy in copies):
+    blobs = {git_blob(copy) for copy in copies}
+    if blobs & {nearest.blob, nearest.flat_blob} or nearest.sha256 in {_sha256(copy) for copy in copies}:
         return Comparison(nearest, [])
     return Comparison(nearest, _differences(images, nearest))
 
@@ -163,20 +167,18 @@ def _differences(images: ImageList, known: KnownList) -> list[str]:
     counts = images.class_counts()
     if counts_sha256(counts) == known.counts_sha256:
         if known.rows_sha256 is None:
-            return ["the class counts are the same, but images, paths or order are not"]
+            return ["images, paths or order (the class counts are the same)"]
         if rows_sha256(images) == known.rows_sha256:
-            return [
-                "it has the same images and labels, in another order or with other folders in their paths"
-            ]
-        return ["the class counts are the same, but the images are not"]
+            return ["the order of its rows, or the folders in their paths (images and labels are the same)"]
+        return ["images (the class counts are the same)"]
     figures = (
-        ("images", len(images), known.images),
-        ("classes", images.num_classes, known.classes),
-        ("images in the largest class", int(counts.max()), known.largest),
-        ("images in the smallest class", int(counts.min()), known.smallest),
+        ("number of images", len(images), known.images),
+        ("number of classes", images.num_classes, known.classes),
+        ("size of the largest class", int(counts.max()), known.largest),
+        ("size of the smallest class", int(counts.min()), known.smallest),
     )
-    differ = [f"{found:,} {what} instead of {wanted:,}" for what, found, wanted in figures if found != wanted]
-    return differ or ["the classes have other numbers of images, or other labels"]
+    differ = [f"{what} ({found:,}, not {wanted:,})" for what, found, wanted in figures if found != wanted]
+    return differ or ["the sizes of its classes, or their labels"]
 
 
 def fit_to_disk(images: ImageList, root: Path) -> ImageList:
