@@ -114,8 +114,11 @@ def _find(data: Path, cifar: CifarFormat) -> tuple[Path, bool]:
     """Return the folder of the files, and whether they are the binary version."""
     for name, binary in ((cifar.binary_folder, True), (cifar.python_folder, False)):
         for folder in (data / name, data):
-            if (folder / (cifar.train_files[0] + ".bin" * binary)).is_file():
-                return folder, binary
+            try:
+                if (folder / (cifar.train_files[0] + ".bin" * binary)).is_file():
+                    return folder, binary
+            except OSError as error:
+                raise UserError(f"{folder}: cannot look into the folder: {error.strerror}") from error
     raise UserError(
         f"{data}: neither {cifar.binary_folder} nor {cifar.python_folder} is here; give the folder that "
         "torchvision downloaded to, or unpack the archive there"

@@ -140,6 +140,12 @@ def compare_with_known(path: Path, images: ImageList, dataset: str) -> Compariso
     return Comparison(nearest, _differences(images, nearest))
 
 
+def known_by_counts(images: ImageList, dataset: str) -> KnownList | None:
+    """Return the published list of `dataset` that has these class counts; None where there is none."""
+    digest = counts_sha256(images.class_counts())
+    return next((known for known in KNOWN_LISTS[dataset] if known.counts_sha256 == digest), None)
+
+
 def git_blob(data: bytes) -> str:
     """Return the id that git gives a file of these bytes."""
     return hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
@@ -190,19 +196,30 @@ def fit_to_disk(images: ImageList, root: Path) -> ImageList:
     """
     first = images.path(0)
     parts = first.split("/")
-    if parts[0] != "val" or (root / first).exists():
+    if parts[0] != "val" or _exists(root / first):
         return images
-    if len(parts) == 3 and (root / "val" / parts[2]).exists():
+    if len(parts) == 3 and _exists(root / "val" / parts[2]):
         return _with_paths(images, ["val/" + images.path(i).rpartition("/")[2] for i in range(len(images))])
-    if len(parts) == 2 and (root / "val").is_dir():
-        folders = sorted(entry.name for entry in (root / "val").iterdir() if entry.is_dir())
-        if len(folders) == images.num_classes:
-            labels = images.labels.tolist()
-            paths = [
-                f"val/{folders[labels[i]]}/{images.path(i).rpartition('/')[2]}" for i in range(len(labels))
-            ]
-            return _with_paths(images, paths)
+    if len(parts) == 2 and len(folders := _folders(root / "val")) == images.num_classes:
+        labels = images.labels.tolist()
+        names = (images.path(i).rpartition("/")[2] for i in range(len(labels)))
+        paths = [f"val/{folders[label]}/{name}" for name, label in zip(names, labels, strict=True)]
+        return _with_paths(images, paths)
     return images
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, a folder that is closed: not there for us
+        return False
+
+
+def _folders(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    except OSError:
+        return []
 
 
 def _with_paths(images: ImageList, paths: list[str]) -> ImageList:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.image_folder import DECAYS, EXTENSIONS, make_long_tailed, read_folder
 from pipelines.inaturalist_json import read_inaturalist_json
-from pipelines.known_lists import KNOWN_LISTS, compare_with_known, fit_to_disk
+from pipelines.known_lists import KNOWN_LISTS, compare_with_known, fit_to_disk, known_by_counts
 from pipelines.manifest import Setting
 from pipelines.sources import read_class_names, read_list
 from pipelines.user_error import UserError
@@ -145,6 +145,8 @@ def _convert_known(arguments: argparse.Namespace) -> None:
 
 def _convert_json(arguments: argparse.Namespace) -> None:
     images = read_inaturalist_json(arguments.annotations, allow_empty_classes=arguments.allow_empty_classes)
+    if known := known_by_counts(images, "inaturalist18"):
+        print(f"{arguments.annotations}: the class counts are those of {known.name}")
     convert_listed(images, arguments.images, arguments)
 
 

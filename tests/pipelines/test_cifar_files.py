@@ -89,6 +89,10 @@ def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
     cifar = SMALL["cifar100"]
     with pytest.raises(UserError, match="neither cifar-100-binary nor cifar-100-python is here"):
         read_cifar(tmp_path, cifar, "train")
+    with pytest.raises(
+        UserError, match=r"x+/cifar-100-binary: cannot look into the folder: File name too long"
+    ):
+        read_cifar(tmp_path / ("x" * 300), cifar, "train")
     make(tmp_path, cifar, binary=True)
     train = tmp_path / "cifar-100-binary" / "train.bin"
     data = train.read_bytes()

@@ -10,8 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.known_lists import KNOWN_LISTS, compare_with_known, counts_sha256, fit_to_disk, git_blob
-from pipelines.sources import ImageList, read_list
+from pipelines.known_lists import (
+    KNOWN_LISTS,
+    compare_with_known,
+    counts_sha256,
+    fit_to_disk,
+    git_blob,
+    known_by_counts,
+)
+from pipelines.sources import ImageList, from_rows, read_list
 
 LISTS = [
     ("imagenet-lt", "ImageNet_LT_val.txt"),
@@ -90,6 +97,19 @@ def test_training_lists_are_known_by_their_counts(shared_data: Path) -> None:
         assert (known.images, known.classes, known.largest, known.smallest) == figures
 
 
+def test_a_set_is_known_by_its_class_counts(shared_data: Path) -> None:
+    counts = json.loads((shared_data / "class_counts.json").read_text())["iNaturalist18"]
+    labels = np.repeat(np.arange(len(counts)), counts).tolist()
+    names = [str(c) for c in range(len(counts))]
+
+    def made(labels: list[int]) -> ImageList:
+        return from_rows(("x" for _ in labels), labels, names, kind="inaturalist-json", name="train2018.json")
+
+    known = known_by_counts(made(labels), "inaturalist18")
+    assert known is not None and known.name == "iNaturalist18_train.txt"
+    assert known_by_counts(made(labels[1:]), "inaturalist18") is None
+
+
 def test_a_training_list_of_the_same_counts(shared_data: Path, tmp_path: Path) -> None:
     counts = json.loads((shared_data / "class_counts.json").read_text())["ImageNet-LT"]
     text = "".join(f"train/n{c:08d}/{i}.JPEG {c}\n" for c, count in enumerate(counts) for i in range(count))
@@ -128,7 +148,7 @@ def test_either_path_style_finds_either_disk(tmp_path: Path, listed: list[str], 
 
 def test_lists_that_fit_no_disk_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "test.txt"
-    for names in (FOLDERS, FLAT, ["train/x.jpg"] * 4):
+    for names in (FOLDERS, FLAT, ["train/x.jpg"] * 4, ["val/" + "x" * 300] * 4):
         path.write_text("".join(f"{name} {label}\n" for name, (_, _, label) in zip(names, ROWS, strict=True)))
         assert paths_of(fit_to_disk(read_list(path), tmp_path)) == names
     (tmp_path / "val" / "n01").mkdir(parents=True)  # one class folder for three classes
