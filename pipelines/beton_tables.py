@@ -31,57 +31,52 @@ class WrittenTables:
     checksums: Checksums
 
 
-def write_tables(
-    file: BinaryIO,
-    images: ImageList,
-    order: RowOrder,
-    placed: np.ndarray,
-    *,
-    places: np.ndarray,
-    first_page: int,
-    pages: list[bytes],
-    pages_end: int,
-) -> WrittenTables:
-    """Write names, allocation table, descriptors, metadata and header, and flush.
+@dataclass(frozen=True, kw_only=True)
+class PlacedImages:
+    """What became of a list."""
 
-    Args:
-        file: the beton, its pages written.
-        images: the list.
-        order: of its rows in the file.
-        placed: (rows,) PLACED.
-        places: (n,) int64, which of them hold an image.
-        first_page: where the pages start.
-        pages: the SHA-256 of each.
-        pages_end: where they end.
-    """
-    page_size = (pages_end - first_page) // len(pages)
-    counts = np.zeros(images.num_classes, np.int64)
-    length = -1  # the last path has no newline
-    for rows in chunks_of(places, order):
-        counts += np.bincount(images.labels[rows], minlength=len(counts))
-        length += int((images.starts[rows + 1] - images.starts[rows]).sum())
-    source_paths = Region(offset=pages_end, length=length)
-    image_checksums = Region(offset=layout.align(pages_end + length, 8), length=4 * len(places))
+    images: ImageList
+    order: RowOrder
+    """Of its rows in the file."""
+    placed: np.ndarray
+    """(rows,) PLACED, in that order."""
+    places: np.ndarray
+    """(n,) int64: which of them hold an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenPages:
+    """The pages, which are written."""
+
+    first: int
+    end: int
+    """Where they start and end."""
+    digests: list[bytes]
+    """The SHA-256 of each."""
+
+
+def write_tables(file: BinaryIO, content: PlacedImages, pages: WrittenPages) -> WrittenTables:
+    """Write names, metadata and allocation table, and the header last, and flush."""
+    counts, paths_length = _count(content)
+    n = len(content.places)
+    source_paths = Region(offset=pages.end, length=paths_length)
+    image_checksums = Region(offset=layout.align(pages.end + paths_length, 8), length=4 * n)
     end_of_names = layout.align(image_checksums.offset + image_checksums.length, 8)
+    page_size = (pages.end - pages.first) // len(pages.digests)
     header = np.zeros(1, layout.HEADER)
     header["version"], header["num_fields"], header["page_size"] = layout.VERSION, 2, page_size
-    header["num_samples"], header["alloc_table_ptr"] = len(places), end_of_names
+    header["num_samples"], header["alloc_table_ptr"] = n, end_of_names
 
-    names = _Region(file, pages_end)
-    for rows in chunks_of(places, order):
-        names.write(joined_paths(images, rows)[: pages_end + length - file.tell()])
-    names.zeros_up_to(image_checksums.offset)
-    for start in range(0, len(places), CHUNK):
-        names.write(placed["crc32"][places[start : start + CHUNK]].tobytes())
+    names = _write_names(file, content, source_paths, image_checksums)
     names.zeros_up_to(end_of_names)
     head = _Region(file, layout.HEADER.itemsize, before=header.tobytes())
     all_tables = hashlib.sha256(header.tobytes())
-    for part in _front(images, order, placed, places):
+    for part in _front(content):
         head.write(part)
         all_tables.update(part)
-    head.zeros_up_to(first_page)
+    head.zeros_up_to(pages.first)
     table = _Region(file, end_of_names)
-    for part in _allocations(placed, places):
+    for part in _allocations(content):
         table.write(part)
         all_tables.update(part)
     beton_length = file.tell()
@@ -96,34 +91,65 @@ def write_tables(
         tables=Tables(beton_length=beton_length, sha256=all_tables.hexdigest()),
         checksums=Checksums(
             page_size=page_size,
-            first_page=first_page,
+            first_page=pages.first,
             header=head.hexdigest(),
-            pages=[digest.hex() for digest in pages],
+            pages=[digest.hex() for digest in pages.digests],
             names=names.hexdigest(),
             allocation_table=table.hexdigest(),
         ),
     )
 
 
-def _front(images: ImageList, order: RowOrder, placed: np.ndarray, places: np.ndarray) -> Iterator[bytes]:
+def _count(content: PlacedImages) -> tuple[np.ndarray, int]:
+    """Return the (C,) int64 class counts and the bytes of all paths, joined."""
+    images = content.images
+    counts = np.zeros(images.num_classes, np.int64)
+    length = -1  # the last path has no newline
+    for rows in chunks_of(content.places, content.order):
+        counts += np.bincount(images.labels[rows], minlength=len(counts))
+        length += int((images.starts[rows + 1] - images.starts[rows]).sum())
+    return counts, length
+
+
+def _write_names(
+    file: BinaryIO, content: PlacedImages, source_paths: Region, image_checksums: Region
+) -> _Region:
+    names = _Region(file, source_paths.offset)
+    end = source_paths.offset + source_paths.length
+    for rows in chunks_of(content.places, content.order):
+        names.write(joined_paths(content.images, rows)[: end - file.tell()])
+    names.zeros_up_to(image_checksums.offset)
+    for places in _chunks(content.places):
+        names.write(content.placed["crc32"][places].tobytes())
+    return names
+
+
+def _front(content: PlacedImages) -> Iterator[bytes]:
     """The field descriptors and the metadata table."""
     yield layout.field_descriptors().tobytes()
-    for start, rows in zip(range(0, len(places), CHUNK), chunks_of(places, order), strict=True):
-        records = placed[places[start : start + CHUNK]]
+    for places, rows in zip(_chunks(content.places), chunks_of(content.places, content.order), strict=True):
+        records = content.placed[places]
         metadata = np.zeros(len(records), layout.metadata_dtype())
-        metadata["label"] = images.labels[rows]
+        metadata["label"] = content.images.labels[rows]
         for name, column in (("mode", "mode"), ("width", "width"), ("height", "height"), ("data_ptr", "ptr")):
             metadata["image"][name] = records[column]
         yield metadata.tobytes()
 
 
-def _allocations(placed: np.ndarray, places: np.ndarray) -> Iterator[bytes]:
-    for start in range(0, len(places), CHUNK):
-        records = placed[places[start : start + CHUNK]]
+def _allocations(content: PlacedImages) -> Iterator[bytes]:
+    start = 0
+    for places in _chunks(content.places):
+        records = content.placed[places]
         allocations = np.zeros(len(records), layout.ALLOCATION)
         allocations["sample_id"] = np.arange(start, start + len(records))
         allocations["ptr"], allocations["size"] = records["ptr"], records["size"]
         yield allocations.tobytes()
+        start += len(records)
+
+
+def _chunks(places: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(places), CHUNK):
+        yield places[start : start + CHUNK]
 
 
 class _Region:

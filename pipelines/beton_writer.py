@@ -22,7 +22,7 @@ import numpy as np
 from pipelines import beton_format as layout
 from pipelines.beton_journal import PLACED, SKIPPED_MODE, Journal, Progress
 from pipelines.beton_pages import PageWriter
-from pipelines.beton_tables import write_tables
+from pipelines.beton_tables import PlacedImages, WrittenPages, write_tables
 from pipelines.image_bytes import EncodedImage
 from pipelines.manifest import (
     FORMAT_VERSION,
@@ -162,13 +162,8 @@ class BetonWriter:
         pages_end = self._pages.end()
         written = write_tables(
             self._file,
-            self._images,
-            self._order,
-            self._placed,
-            places=places,
-            first_page=self._first_page,
-            pages=self._pages.digests,
-            pages_end=pages_end,
+            PlacedImages(images=self._images, order=self._order, placed=self._placed, places=places),
+            WrittenPages(first=self._first_page, end=pages_end, digests=self._pages.digests),
         )
         counts = written.class_counts
         images = self._images

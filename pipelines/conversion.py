@@ -8,60 +8,31 @@ a few times a second, so that a conversion that was killed goes on where it stop
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
-from tqdm import tqdm
 
 from pipelines.beton_format import PAGE_SIZE
 from pipelines.beton_journal import Journal
 from pipelines.beton_reader import open_beton
 from pipelines.beton_writer import BetonWriter, first_page, publish_pair
-from pipelines.image_bytes import EncodedImage, ImageSettings, encode_image, strict_pillow
+from pipelines.conversion_settings import ConversionSettings, differences
+from pipelines.conversion_tasks import Job, write_images
+from pipelines.image_bytes import strict_pillow
 from pipelines.manifest import FORMAT_VERSION, Setting, manifest_path
-from pipelines.quick_scan import FoundFiles, in_turn, path_prefix, scan_files
+from pipelines.quick_scan import FoundFiles, path_prefix, scan_files
 from pipelines.row_order import RowOrder
 from pipelines.skipped_rows import write_skipped
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
-from pipelines.whole_file import check_output, resumable_file
+from pipelines.whole_file import check_output, hidden_path, resumable_file
 
 LARGEST_PAGE = 256 << 20
 """Bytes: a source file that is larger is re-encoded smaller, or refused by the writer."""
-NOTE_SECONDS = 0.25
-"""How much work a kill may cost."""
-TASK_BYTES = 256 << 10
-"""Source bytes that a thread takes at a time: a fraction of a second even where images are shrunk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversionSettings:
-    """What the bytes of the beton depend on besides the list; all of it is in the manifest."""
-
-    image: ImageSettings
-    on_bad: str = "stop"
-    """`stop` at a bad image, or `skip` it."""
-    order: str = "listed"
-    """Of the images in the file: as `listed`, or `shuffled` by the seed."""
-    seed: int = 0
-    source: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
-    """Settings of the source, such as an imbalance factor."""
-
-    def named(self) -> dict[str, Setting]:
-        """Return all settings by name."""
-        own: dict[str, Setting] = {"on_bad": self.on_bad, "order": self.order}
-        if self.order == "shuffled":
-            own["order_seed"] = self.seed
-        return {**dataclasses.asdict(self.image), **own, **self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +52,6 @@ class Conversion:
     seconds: float
     already: bool = False
     """Whether the file was finished before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A conversion that is about to be done."""
-
-    images: ImageList
-    prefix: str
-    order: RowOrder
-    settings: ConversionSettings
-    workers: int
 
 
 def convert_images(
@@ -116,7 +76,7 @@ def convert_images(
     if not overwrite and (finished := _finished(images, out, settings, start)):
         return finished
     check_output(out, overwrite)
-    job = _Job(
+    job = Job(
         images=images,
         prefix=path_prefix(root),
         order=RowOrder(n=len(images), seed=settings.seed if settings.order == "shuffled" else None),
@@ -127,7 +87,7 @@ def convert_images(
         return _convert(job, file, out, start)
 
 
-def _convert(job: _Job, file: BinaryIO, out: Path, start: float) -> Conversion:
+def _convert(job: Job, file: BinaryIO, out: Path, start: float) -> Conversion:
     journal = Journal(out)
     try:
         with ThreadPoolExecutor(job.workers) as pool, strict_pillow():
@@ -135,7 +95,7 @@ def _convert(job: _Job, file: BinaryIO, out: Path, start: float) -> Conversion:
                 writer, found = _start(job, file, out, journal, pool)
                 resumed_from = writer.count
                 with writer:
-                    _write_images(job, writer, journal, found, pool)
+                    write_images(job, writer, journal, found, pool)
                     manifest = writer.finish(job.settings.named())
                     write_skipped(out, writer.skipped_rows())
                     publish_pair(file, out, manifest)
@@ -158,7 +118,7 @@ def _convert(job: _Job, file: BinaryIO, out: Path, start: float) -> Conversion:
 
 
 def _start(
-    job: _Job, file: BinaryIO, out: Path, journal: Journal, pool: ThreadPoolExecutor
+    job: Job, file: BinaryIO, out: Path, journal: Journal, pool: ThreadPoolExecutor
 ) -> tuple[BetonWriter, FoundFiles]:
     """Look at the files that are still to do; return a writer that stands where an earlier run stopped."""
     identity: dict[str, Setting] = {
@@ -204,17 +164,6 @@ def _earlier_page_size(
     return page_size
 
 
-def differences(earlier: Mapping[str, Setting], now: Mapping[str, Setting]) -> str:
-    """Say in which settings an earlier conversion differs from the one that is asked for now."""
-    names = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
-    return ", ".join(
-        f"another {name}"
-        if name in ("list", "images")
-        else f"{name} {earlier.get(name)}, now {now.get(name)}"
-        for name in names
-    )
-
-
 def _finished(images: ImageList, out: Path, settings: ConversionSettings, start: float) -> Conversion | None:
     """Return what was done if `out` is whole already, of this list and with these settings.
 
@@ -225,6 +174,8 @@ def _finished(images: ImageList, out: Path, settings: ConversionSettings, start:
         return None
     manifest = open_beton(out).manifest
     assert manifest is not None
+    if not hidden_path(out).exists():
+        Journal(out).remove()  # its run was killed after the very last step but this
     earlier = {"list": manifest.source.sha256, **manifest.settings}
     now = {"list": images.sha256, **settings.named()}
     if earlier != now:
@@ -242,68 +193,6 @@ def _finished(images: ImageList, out: Path, settings: ConversionSettings, start:
         seconds=time.perf_counter() - start,
         already=True,
     )
-
-
-def _write_images(
-    job: _Job, writer: BetonWriter, journal: Journal, found: FoundFiles, pool: ThreadPoolExecutor
-) -> None:
-    """Encode on the pool, write in the order of the file, and note how far it is."""
-    left = len(job.images) - writer.count
-    step = max(1, min(256, TASK_BYTES * left // max(1, found.total)))
-    tasks = in_turn(pool, _encoder(job), writer.count, len(job.images), step, ahead=2 * job.workers)
-    noted = time.monotonic()
-    begun, start = writer.position, noted
-    bar = tqdm(
-        total=len(job.images),
-        initial=writer.count,
-        unit=" images",
-        unit_scale=True,
-        disable=None,
-        smoothing=0,
-    )
-    with closing(bar):
-        try:
-            for encoded in tasks:
-                for image in encoded:
-                    if isinstance(image, EncodedImage):
-                        writer.add(image)
-                    else:
-                        writer.skip(image)
-                now = time.monotonic()
-                bar.set_postfix_str(
-                    f"{(writer.position - begun) / 1e6 / (now - start):.1f} MB/s", refresh=False
-                )
-                bar.update(len(encoded))
-                if now - noted > NOTE_SECONDS:
-                    writer.note(journal)
-                    noted = now
-            writer.note(journal)
-        except (KeyboardInterrupt, UserError):
-            writer.note(journal)
-            print(
-                f"{writer.count:,} of {len(job.images):,} rows are done; the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise
-
-
-def _encoder(job: _Job) -> Callable[[int, int], list[EncodedImage | str]]:
-    """Return the task of a thread: places [start, stop) to images, or to why they are left out."""
-    images, prefix, settings = job.images, job.prefix, job.settings
-
-    def encode(start: int, stop: int) -> list[EncodedImage | str]:
-        done: list[EncodedImage | str] = []
-        for row in job.order.rows(np.arange(start, stop)).tolist():
-            path = prefix + images.path(row)
-            try:
-                done.append(encode_image(path, settings.image))
-            except UserError as error:
-                if settings.on_bad == "stop":
-                    raise UserError(f"{images.name}:{row + 1}: {error}") from error
-                done.append(str(error).removeprefix(f"{path}: "))
-        return done
-
-    return encode
 
 
 def _page_size(largest_file: int) -> int:

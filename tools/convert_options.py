@@ -15,7 +15,8 @@ from pathlib import Path
 from pipelines.beton_format import SMALLEST_PAGE
 from pipelines.beton_reader import open_beton
 from pipelines.beton_writer import write_beton
-from pipelines.conversion import ConversionSettings, convert_images
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.image_bytes import CHECKS, EncodedImage, ImageSettings
 from pipelines.manifest import Setting, manifest_path
 from pipelines.skipped_rows import skipped_path

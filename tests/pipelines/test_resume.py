@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines import conversion
-from pipelines.conversion import ConversionSettings, convert_images
+from pipelines import conversion, conversion_tasks
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.image_bytes import ImageSettings, encode_image
 from pipelines.sources import ImageList, read_list
 
@@ -27,14 +28,15 @@ KILLER = textwrap.dedent("""
     import os, random, signal, sys, time
     from pathlib import Path
     from PIL import Image
-    from pipelines import conversion
-    from pipelines.conversion import ConversionSettings, convert_images
+    from pipelines import conversion, conversion_tasks
+    from pipelines.conversion import convert_images
+    from pipelines.conversion_settings import ConversionSettings
     from pipelines.image_bytes import ImageSettings
     from pipelines.sources import read_list
 
     root, out, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     SETTINGS = eval(sys.argv[4])
-    conversion.PAGE_SIZE, conversion.NOTE_SECONDS = 1 << 18, 0.03
+    conversion.PAGE_SIZE, conversion_tasks.NOTE_SECONDS = 1 << 18, 0.03
     rng = random.Random(11)
     images = read_list(root / "train.txt")
     start = time.monotonic()
@@ -114,8 +116,8 @@ def test_killed_at_twenty_moments(
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Note each task, and make a conversion fail after so many of them, as if its process had ended there."""
-    monkeypatch.setattr(conversion, "NOTE_SECONDS", 0)
-    monkeypatch.setattr(conversion, "TASK_BYTES", 0)  # a row a task
+    monkeypatch.setattr(conversion_tasks, "NOTE_SECONDS", 0)
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 0)  # a row a task
     encode, seen = encode_image, []
 
     def failing(path: str, settings: ImageSettings) -> object:
@@ -124,7 +126,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
             raise InterruptedError(4, "stopped here")
         return encode(path, settings)
 
-    monkeypatch.setattr(conversion, "encode_image", failing)
+    monkeypatch.setattr(conversion_tasks, "encode_image", failing)
 
 
 @pytest.mark.parametrize("damage", ["nothing", "torn journal", "lost bytes", "lost end", "no journal"])

@@ -11,7 +11,8 @@ import pytest
 
 from pipelines import conversion
 from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.conversion import ConversionSettings, convert_images
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.image_bytes import ImageSettings
 from pipelines.sources import read_list
 from pipelines.user_error import UserError
