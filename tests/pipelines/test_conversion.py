@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines import conversion_tasks
 from pipelines.beton_reader import open_beton
 from pipelines.conversion import convert_images
 from pipelines.conversion_settings import ConversionSettings
@@ -123,3 +124,54 @@ def test_a_source_file_larger_than_the_usual_page_is_copied(
     done = convert_images(images, root, tmp_path / "x.beton", AS_IS)
     assert done.copied == 40
     assert open_beton(tmp_path / "x.beton").image_bytes(3).tobytes() == large.read_bytes()
+
+
+def test_ffcv_reads_a_shuffled_file_with_rows_left_out(
+    tmp_path: Path,
+    make_photographs: Callable[..., list[Path]],
+    read_with_ffcv: Callable[..., tuple[np.ndarray, np.ndarray]],
+) -> None:
+    files = make_photographs(tmp_path / "images", 21, shortest=64, longest=64)
+    for i in (0, 4, 20):
+        files[i].write_bytes(files[i].read_bytes()[:-9])
+    (tmp_path / "train.txt").write_text("".join(f"{file.name} {i}\n" for i, file in enumerate(files)))
+    images = read_list(tmp_path / "train.txt")
+    settings = ConversionSettings(image=ImageSettings(), on_bad="skip", order="shuffled", seed=3)
+    done = convert_images(images, tmp_path / "images", tmp_path / "x.beton", settings)
+    assert (done.num_images, done.skipped, done.num_classes) == (18, 3, 21)
+    seen, labels = read_with_ffcv(tmp_path / "x.beton")
+    assert sorted(labels.tolist()) == [i for i in range(21) if i not in (0, 4, 20)] != labels.tolist()
+    for pixels, label in zip(seen, labels.tolist(), strict=True):
+        with Image.open(files[label]) as photo:
+            difference = np.abs(np.asarray(photo).astype(int) - pixels)
+        assert difference.mean() < 2.5  # FFCV's own decoder uses the fast DCT
+
+
+def test_what_a_quick_scan_can_tell_is_told_before_anything_is_written(
+    tmp_path: Path, photos: tuple[ImageList, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, root = photos
+    folder = root / "some class"
+    whole = (folder / "00030.jpg").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was read before the scan had seen them all")
+
+    monkeypatch.setattr(conversion_tasks, "encode_image", fail)
+    for content, message in [
+        (b"", "the file is empty"),
+        (whole[:-40], "truncated JPEG: it breaks off before its end marker"),
+        (whole[:200], "truncated JPEG: it breaks off inside a segment"),
+        (
+            b"no image",
+            r"cannot decode the image \(UnidentifiedImageError: cannot identify image file the file\)",
+        ),
+        (b"\x89PNG\r\n\x1a\nbroken", "cannot decode the image"),
+    ]:
+        (folder / "00030.jpg").write_bytes(content)
+        with pytest.raises(UserError, match=rf"train.txt:31: .*/00030.jpg: {message}"):
+            convert_images(images, root, tmp_path / "x.beton", AS_IS)
+        assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*beton*"))
+    (folder / "00030.jpg").write_bytes(whole + b"bytes after the end marker")
+    with pytest.raises(AssertionError, match="before the scan"):
+        convert_images(images, root, tmp_path / "x.beton", AS_IS)
