@@ -221,6 +221,8 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image  # `convert` would copy it
     if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip, not scale
         levels = np.asarray(image).astype(np.int64)
         scaled = (np.clip(levels, 0, 65535) + 128) // 257
