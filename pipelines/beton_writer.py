@@ -1,7 +1,7 @@
 """Write a beton and its manifest: whole or not at all.
 
 FFCV's own DatasetWriter hangs for ever on one bad sample and puts images in the order in which its workers
-finish. This one takes encoded images one by one, in the order of the list, and streams them to the disk
+finish. This one takes encoded images one by one, in the order of the file, and streams them to the disk
 page by page; how they are made (one thread or many) is the caller's affair, so the same images always give
 the same bytes.
 
@@ -14,25 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 
 from pipelines import beton_format as layout
+from pipelines.beton_journal import PLACED, SKIPPED_MODE, Journal, Progress
+from pipelines.beton_pages import PageWriter
+from pipelines.beton_tables import PlacedImages, WrittenPages, write_tables
 from pipelines.image_bytes import EncodedImage
 from pipelines.manifest import (
     FORMAT_VERSION,
     Manifest,
-    Region,
     Setting,
     Shots,
     Source,
-    Tables,
     manifest_path,
-    tables_sha256,
+    signed,
     to_json,
     tool_version,
 )
+from pipelines.row_order import RowOrder
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
 from pipelines.whole_file import bring_to_disk, partial_file, publish
@@ -49,7 +52,7 @@ def write_beton(
 ) -> Manifest:
     """Write `path` and its manifest from the n images of the list, `encoded` in the list's order.
 
-    Memory: the open file's buffer and 56 bytes an image; an encoded image is let go once it is written.
+    Memory: two pages and 26 bytes an image; an encoded image is let go once it is written.
 
     Args:
         path: the beton; its folder exists.
@@ -62,93 +65,154 @@ def write_beton(
     Raises:
         UserError: the output exists or cannot be written, or an image is larger than a page.
     """
-    assert page_size > 0 and page_size & (page_size - 1) == 0, (
-        "FFCV finds an image's page by shifting its address"
-    )
-    with partial_file(path, overwrite) as file:
-        metadata, sizes = _write_pages(file, images, encoded, page_size)
-        source_paths = Region(offset=layout.align(file.tell(), page_size), length=len(images.paths))
-        file.seek(source_paths.offset)
-        file.write(images.paths)
-        tables = _write_tables(file, metadata, sizes, page_size)
-        counts = images.class_counts()
+    with (
+        partial_file(path, overwrite) as file,
+        BetonWriter(file, images, RowOrder(n=len(images), seed=None), page_size) as writer,
+    ):
+        for image in encoded:
+            writer.add(image)
+        manifest = writer.finish(settings)
+        publish_pair(file, path, manifest)
+    return manifest
+
+
+class BetonWriter:
+    """Writes the open partial file of a beton, image after image; a context manager."""
+
+    def __init__(self, file: BinaryIO, images: ImageList, order: RowOrder, page_size: int) -> None:
+        assert page_size > 0 and page_size & (page_size - 1) == 0, (
+            "FFCV finds an image's page by shifting its address"
+        )
+        self.count = 0
+        """Rows that are done, those left out included."""
+        self.skipped: list[tuple[int, str]] = []
+        """Place in the file's order, and reason, of each row that was left out."""
+        self._file, self._images, self._order = file, images, order
+        self._placed = np.zeros(len(images), PLACED)
+        self._first_page = first_page(len(images), page_size)
+        self._pages = PageWriter(file.fileno(), self._first_page, page_size)
+        self._noted = (0, 0, 0)  # rows, skipped and pages that the journal knows
+
+    @property
+    def copied(self) -> int:
+        """Images whose bytes are those of their source file."""
+        return int(np.count_nonzero(self._placed["copied"]))
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file so far."""
+        return self._pages.position
+
+    def go_on(self, progress: Progress) -> None:
+        """Take up a file that came as far as `progress` says."""
+        self.count = len(progress.placed)
+        self.skipped = list(progress.skipped)
+        self._placed[: self.count] = progress.placed
+        self._pages.go_on(progress.position, progress.digests)
+        self._file.truncate(progress.position)
+        self._noted = (self.count, len(self.skipped), len(progress.digests))
+
+    def add(self, image: EncodedImage) -> None:
+        """Write the image of the next row."""
+        size, page_size = len(image.data), self._pages.page_size
+        if size > page_size:
+            row = self._row(self.count)
+            raise UserError(
+                f"{self._images.name}:{row + 1}: {self._images.path(row)} takes {size:,} bytes, but a page of "
+                f"the beton holds {page_size:,}; give --max-size to make it smaller"
+            )
+        assert self.count < len(self._placed), "more images than rows"
+        pointer = self._pages.append(image.data)
+        self._placed[self.count] = (
+            image.mode,
+            image.copied,
+            image.width,
+            image.height,
+            image.crc32,
+            pointer,
+            size,
+        )
+        self.count += 1
+
+    def skip(self, reason: str) -> None:
+        """Leave the next row out."""
+        self._placed[self.count]["mode"] = SKIPPED_MODE
+        self.skipped.append((self.count, reason))
+        self.count += 1
+
+    def note(self, journal: Journal) -> None:
+        """Hand everything to the operating system, and then tell the journal."""
+        crc32 = self._pages.flush()
+        rows, skipped, pages = self._noted
+        progress = Progress(
+            placed=self._placed[rows : self.count],
+            skipped=self.skipped[skipped:],
+            digests=self._pages.digests[pages:],
+            position=self._pages.position,
+        )
+        journal.append(progress, crc32)
+        self._noted = (self.count, len(self.skipped), len(self._pages.digests))
+
+    def finish(self, settings: Mapping[str, Setting]) -> Manifest:
+        """Write the tables once every row is done; return the manifest, which is not written yet."""
+        assert self.count == len(self._placed), f"{self.count} images for {len(self._placed)} rows"
+        places = np.flatnonzero(self._placed["mode"] != SKIPPED_MODE)
+        if len(places) == 0:
+            raise UserError(f"{self._images.name}: every image of the list is bad; nothing is left to write")
+        pages_end = self._pages.end()
+        written = write_tables(
+            self._file,
+            PlacedImages(images=self._images, order=self._order, placed=self._placed, places=places),
+            WrittenPages(first=self._first_page, end=pages_end, digests=self._pages.digests),
+        )
+        counts = written.class_counts
+        images = self._images
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             tool_version=tool_version(),
-            num_images=len(images),
+            num_images=len(places),
             class_counts=counts.tolist(),
             class_names=images.class_names,
             shots=Shots.of(counts),
             source=Source(kind=images.kind, name=images.name, sha256=images.sha256),
             settings=dict(settings),
-            source_paths=source_paths,
-            tables=tables,
+            source_paths=written.source_paths,
+            image_checksums=written.image_checksums,
+            skipped=len(self.skipped),
+            tables=written.tables,
+            checksums=written.checksums,
+            manifest_sha256="",
         )
-        bring_to_disk(file)  # before the manifest gets its name: a full disk must not leave the two apart
-        beside = manifest_path(path)
-        with partial_file(beside, overwrite=True) as manifest_file:
-            manifest_file.write(to_json(manifest).encode())
-            publish(manifest_file, beside)
-        publish(file, path)
-    return manifest
+        return signed(manifest)
+
+    def skipped_rows(self) -> list[tuple[int, str, str]]:
+        """Return row (from 1), path and reason of each row that was left out, in the order of the list."""
+        rows = [(self._row(place), reason) for place, reason in self.skipped]
+        return [(row + 1, self._images.path(row), reason) for row, reason in sorted(rows)]
+
+    def _row(self, place: int) -> int:
+        return int(self._order.rows(np.array([place]))[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pages.__exit__(kind, error, traceback)
 
 
-def _write_pages(
-    file: BinaryIO, images: ImageList, encoded: Iterable[EncodedImage], page_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Write the images; return the metadata table and the (n,) uint64 sizes in bytes."""
-    metadata = np.zeros(len(images), layout.metadata_dtype())
-    sizes = np.zeros(len(images), np.uint64)
-    metadata["label"] = images.labels
-    fields = metadata["image"]
-    modes, widths, heights, pointers = (fields[name] for name in ("mode", "width", "height", "data_ptr"))
-    start = layout.HEADER.itemsize + layout.field_descriptors().nbytes + metadata.nbytes
-    position = layout.align(start, page_size)
-    file.seek(position)  # what is skipped reads as zeros: no version, no allocation table, so no whole file
-    for i, image in enumerate(_exactly(encoded, len(images))):
-        size = len(image.data)
-        if size > page_size:
-            raise UserError(
-                f"{images.name}:{i + 1}: {images.path(i)} takes {size:,} bytes, but a page of the beton "
-                f"holds {page_size:,}; give --max-size to make it smaller"
-            )
-        if position % page_size + size > page_size:
-            position = layout.align(position, page_size)
-            file.seek(position)
-        file.write(image.data)
-        modes[i], widths[i], heights[i] = image.mode, image.width, image.height
-        pointers[i], sizes[i] = position, size
-        position += size
-    return metadata, sizes
+def first_page(num_rows: int, page_size: int) -> int:
+    """Return where the pages start: behind room for all rows, for which are skipped shows at the end."""
+    tables = layout.field_descriptors().nbytes + num_rows * layout.metadata_dtype().itemsize
+    return layout.align(layout.HEADER.itemsize + tables, page_size)
 
 
-def _exactly(encoded: Iterable[EncodedImage], count: int) -> Iterable[EncodedImage]:
-    seen = 0
-    for seen, image in enumerate(encoded, start=1):
-        assert seen <= count, "more images than rows"
-        yield image
-    assert seen == count, f"{seen} images for {count} rows"
-
-
-def _write_tables(file: BinaryIO, metadata: np.ndarray, sizes: np.ndarray, page_size: int) -> Tables:
-    """Write allocation table, descriptors and metadata, and last of all the header."""
-    allocations = np.zeros(len(metadata), layout.ALLOCATION)
-    allocations["sample_id"] = np.arange(len(metadata))
-    allocations["ptr"] = metadata["image"]["data_ptr"]
-    allocations["size"] = sizes
-    header = np.zeros(1, layout.HEADER)
-    header["version"], header["num_fields"], header["page_size"] = layout.VERSION, 2, page_size
-    header["num_samples"] = len(metadata)
-    header["alloc_table_ptr"] = layout.align(file.tell(), 8)  # aligned for readers that map the table
-    descriptors = layout.field_descriptors()
-
-    file.seek(int(header["alloc_table_ptr"][0]))
-    file.write(allocations.data)
-    length = file.tell()
-    file.seek(layout.HEADER.itemsize)
-    file.write(descriptors.data)
-    file.write(metadata.data)
-    file.flush()
-    file.seek(0)
-    file.write(header.data)
-    return Tables(beton_length=length, sha256=tables_sha256([header, descriptors, metadata, allocations]))
+def publish_pair(file: BinaryIO, path: Path, manifest: Manifest) -> None:
+    """Give the manifest and then the partial file of `path` their names."""
+    bring_to_disk(file)  # before the manifest gets its name: a full disk must not leave the two apart
+    beside = manifest_path(path)
+    with partial_file(beside, overwrite=True) as manifest_file:
+        manifest_file.write(to_json(manifest).encode())
+        publish(manifest_file, beside)
+    publish(file, path)

@@ -1,37 +1,38 @@
-"""A list of images to a beton: every file is looked for first, then encoded by threads and written in order.
+"""A list of images to a beton: every file is looked at first, then encoded by threads and written in order.
 
-Pillow and reads let go of the GIL, so plain threads are enough. Only a few images a thread are ahead of the
-writer: memory stays flat whatever the size of the set, and the bytes do not depend on the number of
-threads.
+Pillow, reads and the marker walk let go of the GIL, so plain threads are enough. A thread takes many rows at a
+time, for small images cost less than handing them over. Only a few tasks a thread are ahead of the writer: memory
+stays flat whatever the size of the set, and the bytes do not depend on the number of threads. What is done is noted
+a few times a second, so that a conversion that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import stat
+import sys
 import time
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import BinaryIO
 
 from pipelines.beton_format import PAGE_SIZE
-from pipelines.beton_writer import write_beton
-from pipelines.image_bytes import EncodedImage, ImageSettings, encode_image, strict_pillow
+from pipelines.beton_journal import Journal
+from pipelines.beton_reader import open_beton
+from pipelines.beton_writer import BetonWriter, first_page, publish_pair
+from pipelines.conversion_settings import ConversionSettings, differences
+from pipelines.conversion_tasks import Job, write_images
+from pipelines.image_bytes import strict_pillow
+from pipelines.manifest import FORMAT_VERSION, Setting, manifest_path
+from pipelines.quick_scan import FoundFiles, path_prefix, scan_files
+from pipelines.row_order import RowOrder
+from pipelines.skipped_rows import write_skipped
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
-from pipelines.whole_file import check_output
+from pipelines.whole_file import check_output, hidden_path, resumable_file
 
 LARGEST_PAGE = 256 << 20
 """Bytes: a source file that is larger is re-encoded smaller, or refused by the writer."""
-
-AHEAD = 8
-"""Images a thread that may be encoded before the writer takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,130 +43,156 @@ class Conversion:
     num_classes: int
     copied: int
     """Images that went in byte for byte; the others were re-encoded."""
+    skipped: int
+    """Rows that were left out."""
+    resumed_from: int
+    """Rows that an earlier run had done."""
     beton_length: int
     """Bytes."""
     seconds: float
+    already: bool = False
+    """Whether the file was finished before."""
 
 
 def convert_images(
     images: ImageList,
     root: Path,
     out: Path,
-    settings: ImageSettings,
+    settings: ConversionSettings,
     *,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Convert the images of a list, whose paths are relative to `root`, to the beton `out` and its manifest.
 
-    Nothing is written before every file of the list has been found. On any error, and on Ctrl-C, an earlier
-    `out` stays as it was. `workers` threads encode (default: the CPUs that this process may use).
+    Nothing is written before every file of the list has been looked at. On any error, and on Ctrl-C, an earlier
+    `out` stays as it was, and what is done so far stays hidden beside it for the same call to go on with.
+    `workers` threads encode (default: the CPUs that this process may use).
 
     Raises:
-        UserError: the output exists or cannot be written; an image is missing or cannot be read.
+        UserError: the output exists, made otherwise, or cannot be written; an image is bad (unless skipped).
     """
-    workers = workers or len(os.sched_getaffinity(0))
     start = time.perf_counter()
+    if not overwrite and (finished := _finished(images, out, settings, start)):
+        return finished
     check_output(out, overwrite)
-    tally = _Tally()
-    with ThreadPoolExecutor(workers) as pool, strict_pillow():
-        try:
-            page_size = _page_size(_find_images(images, root, pool))
-            encoded = _encode_in_order(images, root, settings, pool, AHEAD * workers)
-            with closing(_with_progress(encoded, len(images), tally)) as counted:
-                manifest = write_beton(
-                    out,
-                    images,
-                    counted,
-                    settings=dataclasses.asdict(settings),
-                    overwrite=overwrite,
-                    page_size=page_size,
-                )
-        finally:
-            pool.shutdown(cancel_futures=True)
+    job = Job(
+        images=images,
+        prefix=path_prefix(root),
+        order=RowOrder(n=len(images), seed=settings.seed if settings.order == "shuffled" else None),
+        settings=settings,
+        workers=workers or len(os.sched_getaffinity(0)),
+    )
+    with resumable_file(out, overwrite) as file:
+        return _convert(job, file, out, start)
+
+
+def _convert(job: Job, file: BinaryIO, out: Path, start: float) -> Conversion:
+    journal = Journal(out)
+    try:
+        with ThreadPoolExecutor(job.workers) as pool, strict_pillow():
+            try:
+                writer, found = _start(job, file, out, journal, pool)
+                resumed_from = writer.count
+                with writer:
+                    write_images(job, writer, journal, found, pool)
+                    manifest = writer.finish(job.settings.named())
+                    write_skipped(out, writer.skipped_rows())
+                    publish_pair(file, out, manifest)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        journal.remove()
+    finally:
+        journal.close()
+        if os.fstat(file.fileno()).st_size == 0:  # then the partial file goes too
+            journal.remove()
     return Conversion(
-        num_images=len(images),
-        num_classes=images.num_classes,
-        copied=tally.copied,
+        num_images=manifest.num_images,
+        num_classes=job.images.num_classes,
+        copied=writer.copied,
+        skipped=len(writer.skipped),
+        resumed_from=resumed_from,
         beton_length=manifest.tables.beton_length,
         seconds=time.perf_counter() - start,
     )
 
 
-@dataclass
-class _Tally:
-    copied: int = 0
+def _start(
+    job: Job, file: BinaryIO, out: Path, journal: Journal, pool: ThreadPoolExecutor
+) -> tuple[BetonWriter, FoundFiles]:
+    """Look at the files that are still to do; return a writer that stands where an earlier run stopped."""
+    identity: dict[str, Setting] = {
+        "format": FORMAT_VERSION,
+        "list": job.images.sha256,
+        "images": str(Path(job.prefix).resolve()),
+        **job.settings.named(),
+    }
+    page_size = _earlier_page_size(journal, identity, file, out)
+    progress = None
+    if page_size is not None:
+        progress = journal.go_on(file, first_page(len(job.images), page_size), page_size)
+    done = len(progress.placed) if progress else 0
+    stop = job.settings.on_bad == "stop"
+    found = scan_files(job.images, job.prefix, job.order, done, stop=stop, pool=pool)
+    if page_size is None or progress is None:
+        page_size = _page_size(found.largest)
+        file.truncate(0)
+        journal.begin({**identity, "page_size": page_size})
+    writer = BetonWriter(file, job.images, job.order, page_size)
+    if progress is not None:
+        writer.go_on(progress)
+    return writer, found
 
 
-def _with_progress(encoded: Iterator[EncodedImage], total: int, tally: _Tally) -> Generator[EncodedImage]:
-    """Pass images on, count those that were copied, and draw a progress bar if stderr is a terminal."""
-    megabytes = 0.0
-    with tqdm(total=total, unit=" images", unit_scale=True, disable=None) as bar:
-        start = time.perf_counter()
-        for image in encoded:
-            yield image
-            tally.copied += image.copied
-            megabytes += len(image.data) / 1e6
-            rate = megabytes / (time.perf_counter() - start)
-            bar.set_postfix_str(f"{rate:.1f} MB/s", refresh=False)
-            bar.update()
-
-
-def _encode_in_order(
-    images: ImageList, root: Path, settings: ImageSettings, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[EncodedImage]:
-    """Encode on the pool, at most `ahead` images before the one that is wanted; yield in the list's order."""
-
-    def encode(i: int) -> EncodedImage:
-        try:
-            return encode_image(root / images.path(i), settings)
-        except UserError as error:
-            raise UserError(f"{images.name}:{i + 1}: {error}") from error
-
-    waiting: deque[Future[EncodedImage]] = deque()
-    for i in range(len(images)):
-        waiting.append(pool.submit(encode, i))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _find_images(images: ImageList, root: Path, pool: ThreadPoolExecutor) -> int:
-    """Look for every file of the list; return the size of the largest, bytes."""
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: not a folder; give --images the folder that the paths of the list start from"
-        )
-
-    def look(rows: range) -> tuple[list[int], int]:
-        missing, largest = [], 0
-        for i in rows:
-            size = _file_size(root / images.path(i))
-            if size is None:
-                missing.append(i)
-            else:
-                largest = max(largest, size)
-        return missing, largest
-
-    looked = list(pool.map(look, [range(i, min(i + 256, len(images))) for i in range(0, len(images), 256)]))
-    missing = [i for found, _ in looked for i in found]
-    if missing:
-        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise UserError(
-            f"{images.name}:{missing[0] + 1}: {root / images.path(missing[0])}{others} not found; give "
-            "--images the folder that the paths start from, or take the rows out of the list"
-        )
-    return max(largest for _, largest in looked)
-
-
-def _file_size(path: Path) -> int | None:
-    """Return the bytes of a regular file, None if there is none."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # ValueError: a path that no file system takes
+def _earlier_page_size(
+    journal: Journal, identity: dict[str, Setting], file: BinaryIO, out: Path
+) -> int | None:
+    """Return the page size of a partial file that was made of the same list in the same way, else None."""
+    earlier = journal.identity()
+    if earlier is None or os.fstat(file.fileno()).st_size == 0:
+        file.truncate(0)
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    page_size = earlier.pop("page_size", None)
+    if earlier != identity or not isinstance(page_size, int):
+        differing = differences(earlier, identity)
+        print(
+            f"{out}: a partial file of an earlier run is discarded, for it was made otherwise ({differing})",
+            file=sys.stderr,
+        )
+        file.truncate(0)
+        return None
+    return page_size
+
+
+def _finished(images: ImageList, out: Path, settings: ConversionSettings, start: float) -> Conversion | None:
+    """Return what was done if `out` is whole already, of this list and with these settings.
+
+    Raises:
+        UserError: it is another file; the differences are named.
+    """
+    if not (out.is_file() and manifest_path(out).exists()):
+        return None
+    manifest = open_beton(out).manifest
+    assert manifest is not None
+    if not hidden_path(out).exists():
+        Journal(out).remove()  # its run was killed after the very last step but this
+    earlier = {"list": manifest.source.sha256, **manifest.settings}
+    now = {"list": images.sha256, **settings.named()}
+    if earlier != now:
+        raise UserError(
+            f"{out}: exists already, made otherwise ({differences(earlier, now)}); give --overwrite to replace "
+            "it, or another name"
+        )
+    return Conversion(
+        num_images=manifest.num_images,
+        num_classes=images.num_classes,
+        copied=0,
+        skipped=manifest.skipped,
+        resumed_from=len(images),
+        beton_length=manifest.tables.beton_length,
+        seconds=time.perf_counter() - start,
+        already=True,
+    )
 
 
 def _page_size(largest_file: int) -> int:

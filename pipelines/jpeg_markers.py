@@ -15,7 +15,7 @@ from dataclasses import dataclass
 BASELINE = 0xC0
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15; the three codes between them are DHT, JPG and DAC."""
-EOI, SOS, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+EOI, SOS, DRI, APP0, APP1, APP14 = 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
 WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xD9)})
 """TEM, the restart markers and SOI stand alone."""
 
@@ -24,6 +24,8 @@ UNIVERSAL_LUMA = frozenset({(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)})
 
 END_OF_CODED_DATA = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 """The next marker after a scan: stuffed zeros and restart markers belong to the scan's data."""
+
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,42 @@ def read_markers(data: bytes) -> JpegInfo:
         adobe_transform=adobe_transform,
         orientation=exif_orientation(exif),
     )
+
+
+def check_scan(data: bytes, info: JpegInfo) -> None:
+    """Check of a baseline JPEG with one scan what can be told without decoding: that its data do not end early.
+
+    Each restart interval must be there, in its turn, and a block of 8 x 8 takes two codes of a bit or more. A
+    scan that ends within its last interval is not noticed.
+
+    Raises:
+        ValueError: the data end early.
+    """
+    frame = info.frame
+    if frame.code != BASELINE or len(info.scans) != 1 or info.scans[0] != len(frame.components):
+        return
+    position, interval, code = 2, 0, 0
+    while code != SOS:
+        code, segment, position = _next_segment(data, position)
+        if code == DRI and len(segment) >= 2:
+            interval = int.from_bytes(segment[:2], "big")
+    end = END_OF_CODED_DATA.search(data, position)
+    scan = data[position : end.start() if end else len(data)]
+    factors = [(h, v) for _, h, v in frame.components]
+    if any(h == 0 or v == 0 for h, v in factors) or not frame.height or not frame.width:
+        return  # a decoder's affair
+    # A scan of one component is not interleaved: its unit is one block, whatever the factors (A.2.2).
+    across, down = (1, 1) if len(factors) == 1 else (max(h for h, _ in factors), max(v for _, v in factors))
+    units = -(-frame.width // (8 * across)) * -(-frame.height // (8 * down))
+    blocks = units * (1 if len(factors) == 1 else sum(h * v for h, v in factors))
+    restarts = [marker[-1] & 7 for marker in RESTART.findall(scan)]
+    wanted = (units - 1) // interval if interval else 0
+    if restarts != [i % 8 for i in range(wanted)]:
+        raise ValueError(
+            f"damaged JPEG: {len(restarts)} of its {wanted} restart markers are there, or out of turn"
+        )
+    if len(scan) * 8 < 2 * blocks:
+        raise ValueError("truncated JPEG: its data end before its end marker")
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipelines.user_error import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 SHOT_RULE = "many: more than 100 images, medium: 20 to 100, few: fewer than 20"
 
@@ -77,6 +77,23 @@ class Tables:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checksums:
+    """SHA-256 of all bytes of the beton, part by part: together the parts are the whole file."""
+
+    page_size: int
+    """Bytes."""
+    first_page: int
+    """Where the pages start."""
+    header: str
+    """Of what is before the pages: header, descriptors, metadata table, zeros."""
+    pages: list[str]
+    """Of each page, the zeros at its end included."""
+    names: str
+    """Of what is between pages and allocation table: source paths, checksums of the images, zeros."""
+    allocation_table: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of `FILE.beton.json`."""
 
@@ -93,7 +110,14 @@ class Manifest:
     """What the conversion was asked for, as far as it changes the bytes."""
     source_paths: Region
     """Where the beton holds the paths of its images in the source list: UTF-8, joined by newlines."""
+    image_checksums: Region
+    """Where it holds the CRC-32 of the bytes of each image, 4 bytes each, little endian."""
+    skipped: int
+    """Rows of the list that were left out, see `FILE.beton.skipped.csv`."""
     tables: Tables
+    checksums: Checksums
+    manifest_sha256: str
+    """SHA-256 of this file's text with nothing between the quotes here."""
 
 
 def manifest_path(beton: Path) -> Path:
@@ -120,6 +144,13 @@ def tool_version() -> str:
 def to_json(manifest: Manifest) -> str:
     """Return the text of the manifest's file."""
     return json.dumps(dataclasses.asdict(manifest), ensure_ascii=False, indent=1) + "\n"
+
+
+def signed(manifest: Manifest) -> Manifest:
+    """Return the manifest with the digest of its own text."""
+    unsigned = dataclasses.replace(manifest, manifest_sha256="")
+    digest = hashlib.sha256(to_json(unsigned).encode()).hexdigest()
+    return dataclasses.replace(manifest, manifest_sha256=digest)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -181,5 +212,9 @@ def _check_sums(manifest: Manifest) -> None:
         raise ValueError(f"class_counts do not sum to num_images ({manifest.num_images})")
     if len(manifest.class_names) != len(counts):
         raise ValueError(f"there are {len(manifest.class_names)} class_names for {len(counts)} class_counts")
-    if min(manifest.source_paths.offset, manifest.source_paths.length) < 0:
-        raise ValueError("source_paths lies outside the file")
+    for name in ("source_paths", "image_checksums"):
+        region: Region = getattr(manifest, name)
+        if min(region.offset, region.length) < 0:
+            raise ValueError(f"{name} lies outside the file")
+    if manifest.image_checksums.length != 4 * manifest.num_images:
+        raise ValueError(f"image_checksums are not 4 bytes for each of {manifest.num_images} images")

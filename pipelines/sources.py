@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,20 +57,37 @@ class ImageList:
 
 
 def from_rows(
-    paths: Sequence[str], labels: Sequence[int] | np.ndarray, class_names: list[str], *, kind: str, name: str
+    paths: Iterable[str],
+    labels: Iterable[int],
+    class_names: list[str],
+    *,
+    kind: str,
+    name: str,
+    sha256: str | None = None,
 ) -> ImageList:
-    """Make a list of a set that has no list file; its digest is that of the file it would have."""
-    assert len(paths) == len(labels) > 0 and not any("\n" in path for path in paths)
-    encoded = [path.encode() for path in paths]
-    text = "".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True))
+    """Make a list of a set that has no list file; there must be one row or more.
+
+    Its digest, where `sha256` is not given, is that of the list file that it would have.
+    """
+    kept, joined, lengths, digest = array("i"), bytearray(), array("i"), hashlib.sha256()
+    for path, label in zip(paths, labels, strict=True):
+        encoded = path.encode()
+        assert b"\n" not in encoded
+        digest.update(b"%b %d\n" % (encoded, label))
+        kept.append(label)
+        joined += encoded
+        joined += b"\n"
+        lengths.append(len(encoded) + 1)
+    assert kept
+    del joined[-1]  # joined, not ended, by newlines
     return ImageList(
-        labels=np.array(labels, np.int32),
-        paths=b"\n".join(encoded),
-        starts=np.concatenate([[0], np.cumsum([len(path) + 1 for path in encoded])]).astype(np.int64),
+        labels=np.array(kept, np.int32),
+        paths=joined,
+        starts=np.concatenate([[0], np.cumsum(np.frombuffer(lengths, np.intc), dtype=np.int64)]),
         class_names=class_names,
         kind=kind,
         name=name,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        sha256=sha256 or digest.hexdigest(),
     )
 
 
@@ -111,7 +128,7 @@ def read_list(
         sha256=sha256,
     )
     if not allow_empty_classes:
-        _check_no_empty_class(path, images)
+        check_no_empty_class(path, images)
     return images
 
 
@@ -173,11 +190,16 @@ def _parse_row(row: bytes, num_classes: int) -> tuple[bytes, int]:
             image.decode()
         except UnicodeDecodeError:
             raise ValueError("the path is not UTF-8; save the list as UTF-8") from None
-    if b"\0" in image or b"\r" in image:
+    check_path(image)
+    return image, int(label)
+
+
+def check_path(image: bytes) -> None:
+    """Raise ValueError if a path of a list leaves the image root, or holds what no list can hold."""
+    if b"\0" in image or b"\r" in image or b"\n" in image:
         raise ValueError("the path holds a control character")
     if image.startswith(b"/") or (b".." in image and _leaves_root(image)):
         raise ValueError("the path leaves the image root; give it relative to --images, without `..`")
-    return image, int(label)
 
 
 def _leaves_root(image: bytes) -> bool:
@@ -192,7 +214,8 @@ def _leaves_root(image: bytes) -> bool:
     return False
 
 
-def _check_no_empty_class(path: Path, images: ImageList) -> None:
+def check_no_empty_class(path: Path, images: ImageList) -> None:
+    """Raise UserError, which names the list's file or folder `path`, if a class has no images."""
     empty = np.flatnonzero(images.class_counts() == 0)
     if len(empty):
         named = ", ".join(

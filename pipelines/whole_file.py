@@ -3,10 +3,14 @@
 The hidden name, `.NAME.partial`, is always the same and locked while it is written to: two writers of one
 file meet, and what a killed one left behind is taken over by the next. The kernel lets go of the lock when
 a process ends, however it ends.
+
+What a large file has cost need not be lost: `resumable_file` keeps the hidden file when its writer fails, for a
+writer that can tell how far it came.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -35,25 +39,55 @@ def partial_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         UserError: see `check_output`; the file cannot be written (the disk is full, say); another process
         is at it.
     """
+    with _locked_file(path, overwrite, "") as file:
+        try:
+            file.truncate()
+            yield file
+        finally:
+            _remove(file, path)
+
+
+@contextmanager
+def resumable_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open the hidden file that is to become `path` with what it holds; it stays, unless it is empty then.
+
+    Raises:
+        UserError: as `partial_file`.
+    """
+    with _locked_file(path, overwrite, "; the same command goes on where this one stopped") as file:
+        try:
+            yield file
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                _remove(file, path)
+
+
+@contextmanager
+def _locked_file(path: Path, overwrite: bool, remedy: str) -> Iterator[BinaryIO]:
     check_output(path, overwrite)
-    hidden = _hidden(path)
     try:
-        with _open_locked(hidden, path) as file:
-            try:
-                check_output(path, overwrite)  # again, under the lock: another writer may just have finished
-                file.truncate()
-                yield file
-            finally:
-                if _is_named(file, hidden):  # not published; after that the name may be another writer's
-                    hidden.unlink()
+        with _open_locked(hidden_path(path), path) as file:
+            check_output(path, overwrite)  # again, under the lock: another writer may just have finished
+            yield file
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path}: cannot write: {error.strerror}; free some space, or give another --out{remedy}"
+            ) from error
         raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _remove(file: BinaryIO, path: Path) -> None:
+    """Remove the hidden file unless it was published; after that the name may be another writer's."""
+    hidden = hidden_path(path)
+    if _is_named(file, hidden):
+        hidden.unlink()
 
 
 def publish(file: BinaryIO, path: Path) -> None:
     """Bring `file`, the partial file of `path`, to the disk, and give it its name."""
     bring_to_disk(file)
-    _hidden(path).replace(path)
+    hidden_path(path).replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems have no fsync for folders
@@ -72,7 +106,8 @@ def _is_named(file: BinaryIO, hidden: Path) -> bool:
     return hidden.exists() and os.path.samestat(os.fstat(file.fileno()), hidden.stat())
 
 
-def _hidden(path: Path) -> Path:
+def hidden_path(path: Path) -> Path:
+    """Return where `path` is written until it is whole."""
     return path.with_name(f".{path.name}.partial")
 
 

@@ -243,6 +243,30 @@ def test_too_long_for_jpeg(tmp_path: Path) -> None:
         ({"quality": 101}, "--quality 101 is not a JPEG quality"),
     ],
 )
-def test_settings(settings: dict[str, int], message: str) -> None:
+def test_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("short_side", "max_size", "wanted"),
+    [
+        (60, None, (80, 60)),
+        (60, 70, (70, 52)),
+        (90, None, (120, 90)),
+        (60, 100, (80, 60)),
+        (91, 121, (120, 90)),
+    ],
+)
+def test_shrunk_by_the_shorter_side(
+    tmp_path: Path, photo: Image.Image, short_side: int, max_size: int | None, wanted: tuple[int, int]
+) -> None:
+    for size, expected in ((120, 90), wanted), ((90, 120), wanted[::-1]):
+        photo.resize(size).save(tmp_path / "x.jpg")
+        encoded = encode_image(tmp_path / "x.jpg", ImageSettings(short_side=short_side, max_size=max_size))
+        assert (encoded.width, encoded.height) == expected
+        assert encoded.copied == (wanted == (120, 90))
+    with pytest.raises(UserError, match="--short-side 0 is not a size in pixels"):
+        ImageSettings(short_side=0)
+    with pytest.raises(UserError, match="--check twice is no check"):
+        ImageSettings(check="twice")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.manifest import (
+    Checksums,
     Manifest,
     Region,
     Shots,
@@ -23,7 +24,7 @@ from pipelines.manifest import (
 from pipelines.user_error import UserError
 
 EXAMPLE = Manifest(
-    format_version=1,
+    format_version=2,
     tool_version="0.1.0",
     num_images=142,
     class_counts=[121, 21, 0],
@@ -32,7 +33,18 @@ EXAMPLE = Manifest(
     source=Source(kind="list", name="train.txt", sha256="ab" * 32),
     settings={"max_size": None, "quality": 90, "factor": 1.5, "check": True, "side": "longer"},
     source_paths=Region(offset=4096, length=77),
+    image_checksums=Region(offset=4176, length=568),
+    skipped=3,
     tables=Tables(beton_length=123456, sha256="cd" * 32),
+    checksums=Checksums(
+        page_size=2048,
+        first_page=2048,
+        header="1a" * 32,
+        pages=["2b" * 32],
+        names="3c" * 32,
+        allocation_table="4d" * 32,
+    ),
+    manifest_sha256="",
 )
 
 
@@ -81,8 +93,10 @@ def test_shots_by_the_default_rule() -> None:
         (lambda m: m.update(class_counts=[143, -1, 0]), r"class_counts do not sum to num_images \(142\)"),
         (lambda m: m.update(class_names=["dog"]), "there are 1 class_names for 3 class_counts"),
         (lambda m: m["source_paths"].update(offset=-1), "source_paths lies outside the file"),
-        (lambda m: m.update(format_version=2), "manifest of format 2, but this fasttail reads format 1"),
-        (lambda m: m.update(format_version="1"), "manifest of format '1', but this fasttail reads format 1"),
+        (lambda m: m["image_checksums"].update(length=4), "image_checksums are not 4 bytes for each of 142"),
+        (lambda m: m["checksums"].update(pages=[1]), r"an item of pages has the wrong type \(int\)"),
+        (lambda m: m.update(format_version=1), "manifest of format 1, but this fasttail reads format 2"),
+        (lambda m: m.update(format_version="2"), "manifest of format '2', but this fasttail reads format 2"),
     ],
 )
 def test_refused(

@@ -1,0 +1,108 @@
+"""The compiled walk against the one in Python: it may only say yes where that one does, and mostly does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.image_bytes import ImageSettings, encode_image
+from pipelines.jpeg_markers import check_scan, read_markers
+from pipelines.jpeg_walk import universal_size
+from pipelines.user_error import UserError
+
+
+@pytest.fixture(scope="module")
+def photo(
+    tmp_path_factory: pytest.TempPathFactory, make_photographs: Callable[..., list[Path]]
+) -> Image.Image:
+    [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def slowly(data: bytes) -> tuple[int, int] | None:
+    """The answer of the walk in Python."""
+    try:
+        info = read_markers(data)
+        check_scan(data, info)
+    except ValueError:
+        return None
+    return (info.frame.height, info.frame.width) if info.universal else None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": "4:2:2", "quality": 95},
+        {"subsampling": "4:4:4"},
+        {"optimize": True},
+        {"restart_marker_blocks": 3},
+        {"comment": b"\xff\xd9\xff\xc2 made of markers"},
+    ],
+)
+def test_ordinary_jpegs_are_taken(photo: Image.Image, options: dict[str, Any]) -> None:
+    data = saved(photo, **options)
+    assert universal_size(data) == slowly(data) == (photo.height, photo.width)
+    assert universal_size(data + b"bytes after the end") == (photo.height, photo.width)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"keep_rgb": True}])
+def test_other_jpegs_are_left(photo: Image.Image, options: dict[str, Any]) -> None:
+    assert universal_size(saved(photo, **options)) is None
+    assert universal_size(saved(photo.convert("L"))) is None
+    assert universal_size(saved(photo.convert("CMYK"))) is None
+
+
+def test_never_yes_where_the_other_says_no(photo: Image.Image) -> None:
+    rng = np.random.default_rng(5)
+    small = photo.resize((40, 24))
+    taken = 0
+    for options in ({}, {"restart_marker_blocks": 1}, {"progressive": True}):
+        original = saved(small, **options)
+        for _ in range(1500):
+            data = bytearray(original)
+            for place in rng.integers(2, len(data) if rng.random() < 0.3 else 650, rng.integers(1, 4)):
+                data[place] = rng.choice([int(rng.integers(256)), 0xFF, 0xD9, 0xDA, 0xC0])
+            fast = universal_size(bytes(data))
+            taken += fast is not None
+            assert fast is None or fast == slowly(bytes(data))
+    assert taken > 500
+
+
+def test_any_truncation_is_left(photo: Image.Image) -> None:
+    data = saved(photo)
+    for length in [*range(700), *range(700, len(data), 41), len(data) - 2, len(data) - 1]:
+        assert universal_size(data[:length]) is None
+
+
+def test_data_that_end_early_are_bad(tmp_path: Path, photo: Image.Image) -> None:
+    with_restarts = saved(photo, restart_marker_blocks=2)
+    lost = with_restarts[: with_restarts.rindex(b"\xff\xd3")] + b"\xff\xd9"
+    scan = saved(photo)
+    emptied = scan[: scan.index(b"\xff\xda") + 20] + b"\xff\xd9"
+    gray = saved(photo.convert("L"), restart_marker_blocks=2)
+    lost_gray = gray[: gray.rindex(b"\xff\xd3")] + b"\xff\xd9"
+    for data, message in [
+        (lost, r"of its \d+ restart markers"),
+        (lost_gray, r"of its \d+ restart markers"),
+        (emptied, "its data end before"),
+    ]:
+        assert universal_size(data) is None
+        (tmp_path / "x.jpg").write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            encode_image(tmp_path / "x.jpg", ImageSettings())
+    (tmp_path / "x.jpg").write_bytes(gray)  # its scan is not interleaved
+    assert not encode_image(tmp_path / "x.jpg", ImageSettings()).copied
