@@ -17,7 +17,7 @@ from training.checkpoint import load_weights
 from training.config import Config
 from training.loop import Clock, Trainer
 from training.model import LongTailModel, build_model
-from training.objectives import METHODS, build_objective
+from training.objectives import METHODS, Objective, build_objective
 from training.process_group import ProcessGroup
 from training.run_folder import RunFolder
 from training.run_log import SilentLog
@@ -56,20 +56,7 @@ def build_trainer(
     checkpoint = None if anew else folder.checkpoint_to_continue(config, group.device)
     if checkpoint is not None:
         load_weights(model, checkpoint, folder.last)
-    optim = config.optim
-    step = TrainStep(
-        model=group.wrap(model),
-        objective=objective,
-        optimizer=torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=optim.lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-        ),
-        passes=1 if config.model.joint_forward else objective.views,
-        device=group.device,
-        precision=choose_precision(config.run.precision, group.device),
-    )
+    step = build_step(config, model, objective, group)
     if checkpoint is not None:
         step.optimizer.load_state_dict(checkpoint.optimizer)
         step.scaler.load_state_dict(checkpoint.scaler)
@@ -98,6 +85,24 @@ def build_seeded_model(config: Config, num_classes: int) -> LongTailModel:
         torch.manual_seed(config.run.seed)
         settings = config.model
         return build_model(settings.backbone, num_classes, settings.width, settings.projection_dim)
+
+
+def build_step(config: Config, model: LongTailModel, objective: Objective, group: ProcessGroup) -> TrainStep:
+    """The step with its optimizer, which holds only the parameters that the objective trains."""
+    optim = config.optim
+    return TrainStep(
+        model=group.wrap(model),
+        objective=objective,
+        optimizer=torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        ),
+        passes=1 if config.model.joint_forward else objective.views,
+        device=group.device,
+        precision=choose_precision(config.run.precision, group.device),
+    )
 
 
 def build_loader(config: Config, beton: BetonFile, group: ProcessGroup, pool: ThreadPool) -> TrainLoader:

@@ -88,6 +88,12 @@ class Trainer:
         """From `first_step` to the end of the last epoch."""
         try:
             self._train()
+        except KeyboardInterrupt:
+            if self.folder.last.exists():
+                self.log.say(
+                    f"{self.folder.last} holds the last finished epoch; the same command goes on from there"
+                )
+            raise
         finally:
             self.log.close()
 

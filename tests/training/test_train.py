@@ -185,8 +185,9 @@ def test_an_interrupted_run_says_one_line_and_keeps_its_checkpoint(
     process = start_process(options(folder, method="ce", epochs=1000))
     wait_until((folder / "checkpoints" / "last.pt").exists, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert f"{folder}/checkpoints/last.pt holds the last finished epoch; the same command goes on" in printed
     lines = [line for line in errors.replace("\r", "\n").split("\n") if line.strip() and "step/s" not in line]
     lines = [line for line in lines if "s/step" not in line]  # the progress bar, when it is slow
     assert lines == ["fasttail-train: interrupted"]
