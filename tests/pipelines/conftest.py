@@ -11,6 +11,7 @@ import pytest
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.beton_writer import write_beton
 from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.digits import digits_split
 from pipelines.image_bytes import ImageSettings
 from pipelines.sources import from_rows
@@ -42,7 +43,9 @@ def photographs(
     names = [path.name for path in photograph_files]
     images = from_rows(names, photograph_labels, list("ABCDE"), kind="list", name="photographs")
     out = tmp_path_factory.mktemp("betons") / "photographs.beton"
-    done = convert_images(images, photograph_files[0].parent, out, ImageSettings(), workers=1)
+    done = convert_images(
+        images, photograph_files[0].parent, out, ConversionSettings(image=ImageSettings()), workers=1
+    )
     assert done.copied == len(names)
     return open_beton(out)
 
