@@ -18,7 +18,7 @@ from pipelines.user_error import UserError
 SECONDS_TO_LET_GO = 0.3
 """Before a rank ends. In PyTorch 2.11 the threads of gloo need the GIL to let go of the tensors of the last sums, and
 the group's destructor joins them while it holds the GIL. A rank that ended at once hung or aborted in 6 of 26 trials
-on two busy cores; with this pause, in which the threads get the GIL, in none of 12."""
+on two busy cores; with this pause, in which the threads get the GIL, in none of 22."""
 
 
 @dataclass(frozen=True)
