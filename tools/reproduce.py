@@ -21,9 +21,8 @@ import numpy as np
 from pipelines.user_error import UserError, run_command
 from pipelines.whole_file import partial_file, publish
 from tools.seed_statistics import paired_interval, sample_deviation
-from training.checkpoint import config_differences
 from training.command_line import build_parser, parse_config
-from training.run_folder import MAY_CHANGE
+from training.run_folder import changed_settings
 from training.run_record import COLUMNS, read_run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -140,12 +139,7 @@ def finished_row(wanted: RunToMake) -> Row:
 
 def _check_settings(wanted: RunToMake) -> None:
     config, _ = parse_config(build_parser("reproduce", ""), wanted.arguments)
-    saved = read_run(wanted.folder).config
-    differences = [
-        difference
-        for difference in config_differences(config.to_dict(), saved)
-        if not difference.startswith(tuple(f"{name} " for name in MAY_CHANGE))
-    ]
+    differences = changed_settings(config, read_run(wanted.folder).config)
     if differences:
         raise UserError(
             f"{wanted.folder} holds a run with other settings: {'; '.join(differences)}. Use another --folder, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,13 @@ from training.config import Config
 
 MAY_CHANGE = ("run.folder", "run.log_steps", "data.threads", "data.prefetch")
 """Settings that do not change what a run computes, so a continued run may have others."""
+
+
+def changed_settings(config: Config, saved: dict[str, Any]) -> list[str]:
+    """Settings that make `config` another run than that of a saved configuration, with both values."""
+    differences = config_differences(config.to_dict(), saved)
+    harmless = tuple(f"{name} " for name in MAY_CHANGE)
+    return [difference for difference in differences if not difference.startswith(harmless)]
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,7 @@ class RunFolder:
         if not self.last.exists():
             return None
         checkpoint = load_checkpoint(self.last, device)
-        differences = [
-            difference
-            for difference in config_differences(config.to_dict(), checkpoint.config)
-            if not difference.startswith(tuple(f"{name} " for name in MAY_CHANGE))
-        ]
+        differences = changed_settings(config, checkpoint.config)
         if differences:
             raise UserError(
                 f"{self.path} holds a run with other settings: {'; '.join(differences)}. "

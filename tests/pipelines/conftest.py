@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.beton_writer import write_beton
@@ -82,3 +83,13 @@ def break_off() -> Callable[[BetonFile, int, Path], BetonFile]:
 def pool() -> Iterator[ThreadPool]:
     with ThreadPool(2) as threads:
         yield threads
+
+
+@pytest.fixture(scope="module")
+def photo(
+    tmp_path_factory: pytest.TempPathFactory, make_photographs: Callable[..., list[Path]]
+) -> Image.Image:
+    """One real photograph, RGB, sides of 97 to 133 pixels."""
+    [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
+    with Image.open(path) as image:
+        return image.convert("RGB")

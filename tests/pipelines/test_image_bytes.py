@@ -23,15 +23,6 @@ from pipelines.user_error import UserError
 AS_IS = ImageSettings()
 
 
-@pytest.fixture(scope="module")
-def photo(
-    tmp_path_factory: pytest.TempPathFactory, make_photographs: Callable[..., list[Path]]
-) -> Image.Image:
-    [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def decoded(encoded: EncodedImage) -> np.ndarray:
     with Image.open(io.BytesIO(encoded.data)) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (encoded.width, encoded.height))

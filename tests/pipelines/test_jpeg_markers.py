@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,6 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from pipelines.jpeg_markers import exif_orientation, is_jpeg, read_markers
-
-
-@pytest.fixture(scope="module")
-def photo(
-    tmp_path_factory: pytest.TempPathFactory, make_photographs: Callable[..., list[Path]]
-) -> Image.Image:
-    [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from pipelines.image_bytes import ImageSettings, encode_image
 from pipelines.jpeg_markers import check_scan, read_markers
 from pipelines.jpeg_walk import universal_size
 from pipelines.user_error import UserError
-
-
-@pytest.fixture(scope="module")
-def photo(
-    tmp_path_factory: pytest.TempPathFactory, make_photographs: Callable[..., list[Path]]
-) -> Image.Image:
-    [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:
