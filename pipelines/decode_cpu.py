@@ -1,13 +1,13 @@
 """`decode` on the CPU, fast: each JPEG decoded once, then one vectorised resize a view, on plain threads.
 
-torchvision's decoder gives Pillow's pixels exactly, and its result is a channels-last view already. PyTorch's
-antialiased `interpolate` is Pillow's bilinear within one level, and stays in uint8 and in vector registers as
-long as it is given a true channels-last image. decode_reference.py says what the operation means.
+TurboJPEG gives Pillow's pixels exactly, and only the rows that a view shows are decoded (turbojpeg.py). PyTorch's
+antialiased `interpolate` is Pillow's bilinear within one level, and stays in uint8 and in vector registers as long as
+it is given a true channels-last image. decode_reference.py says what the operation means.
 
-What is noticed in a bad JPEG: whatever libjpeg calls an error (no JPEG, empty, bad header or tables) and data
-that break off, were it by one byte. What is not: damage inside the compressed data, or a hole closed by an
-end marker. libjpeg then only prints a warning ("Corrupt JPEG data"), which torchvision does not pass on, and
-fills the rest with grey or wrong pixels. To keep such files out is the converter's task.
+What is noticed in a bad JPEG: whatever libjpeg calls an error (no JPEG, empty, bad header or tables) and data that
+break off, were it by one byte. What is not: damage inside the compressed data, or a hole closed by an end marker, for
+which libjpeg has a warning only, and no loader stops; the missing part is grey or wrong. To keep such files out is the
+converter's task.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipelines.decode_reference import check_box
 from pipelines.thread_pool import ThreadPool
+from pipelines.turbojpeg import frame_size, thread_decoder
 
 IMAGES_PER_TASK = 4
 """Few enough to end together on many threads, many enough that handing over a task does not count."""
@@ -91,23 +91,35 @@ def decode_into(
     target = torch.from_numpy(out)
     with torch.inference_mode():
         for i, sample in enumerate(samples):
-            image = _decode_image(sample, first + i)
+            height, width = sample.shape[:2] if sample.ndim == 3 else _size(sample, first + i)
+            for box in boxes[i].tolist():
+                check_box(box, height, width, first + i, crop_first)
+            rows = int(boxes[i, :, 2].max()) if crop_first else height
+            image = _decode_image(sample, height, width, rows, first + i)
             for v, box in enumerate(boxes[i].tolist()):
-                check_box(box, image.shape[0], image.shape[1], first + i, crop_first)
                 view = _crop(image, box, size) if crop_first else _crop_with_surroundings(image, box, size)
                 target[v, i].copy_(view.flip(1) if flips[i, v] else view)
 
 
-def _decode_image(sample: NDArray[np.uint8], position: int) -> torch.Tensor:
-    """Return all pixels of a sample, (h, w, 3) uint8 in that order in memory."""
-    # PyTorch takes no read-only memory without a warning. The copy costs 2 µs for 70 kB, decoding 700.
+def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
+    """Return (height, width) of a JPEG."""
+    height, width = frame_size(sample)
+    if height == 0 or width == 0:
+        reason = "no bytes" if sample.size == 0 else "no frame header"
+        raise DecodeError(position, f"not a readable JPEG ({reason})")
+    return height, width
+
+
+def _decode_image(
+    sample: NDArray[np.uint8], height: int, width: int, rows: int, position: int
+) -> torch.Tensor:
+    """Return at least the first `rows` of a sample, (rows, width, 3) uint8, valid until the next call."""
     if sample.ndim == 3:
-        return torch.from_numpy(np.array(sample))
+        return torch.from_numpy(np.array(sample))  # PyTorch takes no read-only memory without a warning
     try:
-        return decode_jpeg(torch.from_numpy(np.array(sample)), ImageReadMode.RGB).permute(1, 2, 0)
-    except RuntimeError as error:
-        reason = "no bytes" if sample.size == 0 else str(error).splitlines()[0]
-        raise DecodeError(position, f"not a readable JPEG ({reason})") from error
+        return torch.from_numpy(thread_decoder().decode(sample, height, width, rows))
+    except ValueError as error:
+        raise DecodeError(position, f"not a readable JPEG ({error})") from error
 
 
 def _crop(image: torch.Tensor, box: Sequence[float], size: int) -> torch.Tensor:
