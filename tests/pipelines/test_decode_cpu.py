@@ -124,7 +124,7 @@ def test_other_kinds_of_jpeg_become_rgb(
 def test_a_jpeg_in_cmyk_is_refused(samples: list[Array]) -> None:
     """No converter puts one in, and libjpeg has no conversion to RGB."""
     sample = _encode(Image.fromarray(_pixels(samples[2])).convert("CMYK"))
-    with pytest.raises(DecodeError, match="sample 0: not a readable JPEG .*color conversion"):
+    with pytest.raises(DecodeError, match=r"sample 0: not a readable JPEG .*color conversion"):
         decode_into([sample], _whole(samples[2]), np.zeros((1, 1), bool), np.empty((1, 1, 8, 8, 3), np.uint8))
 
 
