@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["pipelines", "training", "tools"],
+    packages=["pipelines", "training", "benchmarks", "tools"],
     install_requires=[
         "ffcv>=1.0.2",
         "jsonargparse[signatures]>=4.40",
@@ -35,6 +35,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "fasttail-bench=tools.benchmark:main",
             "fasttail-convert=tools.convert_datasets:main",
             "fasttail-train=training.train:main",
         ]

@@ -1,0 +1,73 @@
+"""Measure this machine: a subcommand for each benchmark; each prints a table and draws a picture.
+
+python tools/benchmark.py peers --json peers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import loader
+from benchmarks.command import Command, add_shared_options
+from benchmarks.machine import commit, machine, use_cores, versions
+from benchmarks.results import draw, table, write_json
+from pipelines.user_error import UserError, run_command
+
+COMMANDS: tuple[Command, ...] = (loader.COMMAND,)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status; a mistake of the user's is one line on stderr."""
+    return run_command("fasttail-bench", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    options.cores = use_cores(options.cores)
+    about = machine()
+    _prepare_outputs(options)
+    results = command.run(options)
+    print(f"\n{table(results.rows)}\n")
+    for note in results.notes:
+        print(note)
+    if options.json:
+        write_json(options.json, results.rows, about, versions(), commit())
+        print(f"Figures: {options.json}")
+    print(f"Picture: {draw(results, about, options.picture)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fasttail-bench", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK", title="benchmarks")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_shared_options(sub, command)
+        if command.add_options:
+            command.add_options(sub)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _prepare_outputs(options: argparse.Namespace) -> None:
+    """Make the folders of the outputs now: one that cannot be written to is known before minutes of measuring."""
+    for name, path in (("--json", options.json), ("--picture", options.picture)):
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.with_name(f".{path.name}.partial").open("ab"):
+                pass
+            path.with_name(f".{path.name}.partial").unlink()
+        except OSError as error:
+            raise UserError(f"{name} {path}: cannot be written ({error.strerror}); choose another") from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
