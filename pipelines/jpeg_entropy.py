@@ -1,0 +1,304 @@
+"""Does the compressed data of a sequential JPEG hold the blocks that its frame needs? Asked without decoding it.
+
+A JPEG that was cut and closed with an end marker has perfect markers, and libjpeg fills what is missing with gray.
+Only the Huffman codes tell. So the scan is walked code by code (ITU-T T.81, annex F.2.2): every block must be
+there, no coefficient beyond the 63rd, the restart markers in their turn, no more than padding left at the end.
+Nothing is dequantised, transformed or kept, not even a coefficient's value.
+
+What makes it fast: one look-up of 12 bits steps over as many whole codes and their extra bits as those hold; bits
+come eight bytes at a time unless one of them is 0xFF; two look-ups share one refill and one branch. Tables are kept
+from image to image, for most images of a set share theirs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+WHOLE, SPARE, SHORT, INVALID, RESTART, UNKNOWN = range(6)
+"""What a scan is: as it should be; more data than blocks; ends early; a code that is none, or too many coefficients;
+a restart marker missing or out of turn; a table that the file does not define."""
+
+Bytes = NDArray[np.uint8]
+Entries = NDArray[np.uint16]
+Reader = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+"""Where the next byte is; the next bits, from the top; how many of them there are; how many of those are made up,
+because the data have ended."""
+
+BITS = 12
+"""Of a look-up."""
+SLOTS = 8
+"""Tables at a time: 4 for DC, then 4 for AC."""
+AC_SLOT = 4
+_END, _NONE = 128, 255
+"""Steps of an entry: the block's end is added to those before it; no code."""
+
+_0, _1, _8 = np.uint64(0), np.uint64(1), np.uint64(8)
+_TOP = np.uint64(64 - BITS)
+_PEEK16 = np.uint64(48)
+_LENGTH, _STEPS = np.uint64(63), np.uint64(6)
+_BITS, _BLOCK, _ENDED = np.uint64(BITS), np.uint64(64), np.uint64(_END)
+_FULL, _ALMOST = np.uint64(56), np.uint64(63)
+_FF = np.uint64(0xFF)
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+_LOW, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+
+class HuffmanTables(NamedTuple):
+    """The tables of one thread. An entry of a look-up is 64 x steps + bits; steps are coefficients to go on by."""
+
+    definitions: NDArray[np.uint8]
+    """(8, 272): of each slot, 16 numbers of codes by length, then their symbols, as in the file."""
+    limits: NDArray[np.int64]
+    """(8, 17): the first 16 bits that are beyond the codes of each length."""
+    firsts: NDArray[np.int64]
+    """(8, 17): what to add to a code of each length to get the place of its symbol."""
+    entries: NDArray[np.uint16]
+    """(8 * 4096,): one code an entry for DC, as many as fit for AC."""
+    defined: NDArray[np.uint8]
+    """(8,): whether this image defines a slot."""
+
+
+def new_tables() -> HuffmanTables:
+    """Return room for the tables of one thread."""
+    return HuffmanTables(
+        np.zeros((SLOTS, 272), np.uint8),
+        np.zeros((SLOTS, 17), np.int64),
+        np.zeros((SLOTS, 17), np.int64),
+        np.zeros(SLOTS << BITS, np.uint16),
+        np.zeros(SLOTS, np.uint8),
+    )
+
+
+@njit(nogil=True, cache=True)
+def define_tables(tables: HuffmanTables, data: Bytes, position: int, end: int) -> bool:
+    """Take the tables of a DHT segment whose content is data[position:end]; False if it breaks off.
+
+    A table of which no decoder can make codes (T.81, annex C) stays undefined.
+    """
+    while position + 17 <= end:
+        kind, name = data[position] >> 4, data[position] & 15
+        count = 0
+        for i in range(16):
+            count += np.int64(data[position + 1 + i])
+        if kind > 1 or name > 3 or count > 256 or position + 17 + count > end:
+            return False
+        slot = np.int64(AC_SLOT * kind + name)
+        known = tables.definitions[slot]
+        same = tables.limits[slot, 0] == 1
+        for i in range(16 + count):
+            same = same and known[i] == data[position + 1 + i]
+        if not same:
+            known[: 16 + count] = data[position + 1 : position + 17 + count]
+            tables.limits[slot, 0] = _make_table(tables, slot)
+        tables.defined[slot] = tables.limits[slot, 0]
+        position += 17 + count
+    return position == end
+
+
+@njit(nogil=True, cache=True)
+def _make_table(tables: HuffmanTables, slot: int) -> int:
+    """Make codes and look-up of a slot from its definition; 0 where there can be no such codes."""
+    counts, symbols = tables.definitions[slot, :16], tables.definitions[slot, 16:]
+    entries = tables.entries[slot << BITS : (slot + 1) << BITS]
+    single = np.empty_like(entries) if slot >= AC_SLOT else entries
+    single[:] = _NONE << 6
+    code = place = 0
+    for length in range(1, 17):
+        tables.firsts[slot, length] = place - code
+        for _ in range(counts[length - 1]):
+            symbol = np.int64(symbols[place])
+            if slot < AC_SLOT and symbol > 15:
+                return 0
+            if length <= BITS:
+                start = code << (BITS - length)
+                single[start : start + (1 << (BITS - length))] = _entry(symbol, length, slot >= AC_SLOT)
+            code += 1
+            place += 1
+        if counts[length - 1] > 0 and code >= 1 << length:  # all ones is no code
+            return 0
+        tables.limits[slot, length] = code << (16 - length)
+        code <<= 1
+    if slot >= AC_SLOT:
+        _merge(single, entries)
+    return 1
+
+
+@njit(nogil=True, cache=True)
+def _entry(symbol: int, length: int, ac: bool) -> int:
+    """Return the look-up entry of a symbol whose code has `length` bits."""
+    run, extra = symbol >> 4, symbol & 15
+    if not ac:
+        steps = 1
+    elif symbol == 0:
+        steps = _END
+    elif extra == 0 and run < 15:
+        steps = _NONE
+    else:
+        steps = run + 1
+    return steps << 6 | (length + extra)
+
+
+@njit(nogil=True, cache=True)
+def _merge(single: Entries, merged: Entries) -> None:
+    """Let each entry step over all the codes that lie in its 12 bits."""
+    mask = (1 << BITS) - 1
+    for bits in range(1 << BITS):
+        entry = np.int64(single[bits])
+        length, steps = entry & 63, entry >> 6
+        while steps < _END and length < BITS:
+            following = np.int64(single[(bits << length) & mask])
+            more = following >> 6
+            if more == _NONE or length + (following & 63) > BITS or steps + (more & 127) > 63:
+                break
+            length += following & 63
+            steps += more
+        merged[bits] = steps << 6 | length
+
+
+@njit(nogil=True, cache=True)
+def walk_scan(
+    data: Bytes, position: int, units: int, interval: int, slots: NDArray[np.uint8], tables: HuffmanTables
+) -> tuple[int, int]:
+    """Walk the scan whose data start at `position`; return what it is and where the marker after it is.
+
+    Args:
+        data: (n,) the file.
+        position: of the first byte after the SOS segment.
+        units: the scan's MCUs (T.81, A.2).
+        interval: MCUs between restart markers; 0 for none.
+        slots: (b, 2) the DC and the AC table slot of each block of an MCU.
+        tables: as the file has defined them.
+    """
+    for block in range(len(slots)):
+        if tables.defined[slots[block, 0]] == 0 or tables.defined[slots[block, 1]] == 0:
+            return UNKNOWN, position
+    starts = slots.astype(np.uint64) << _BITS
+    reader = (np.uint64(position), _0, _0, _0)
+    restarts, worst = 0, WHOLE
+    while True:
+        left = min(units, interval) if interval > 0 else units
+        status, reader = _walk_units(data, reader, left, starts, tables)
+        if status != WHOLE:
+            return status, np.int64(reader[0])
+        status, place = end_of_interval(data, reader)
+        worst, units = max(worst, status), units - left
+        if units == 0:
+            return worst, place
+        if place + 1 >= len(data) or data[place + 1] != 0xD0 + restarts % 8:
+            return RESTART, place
+        restarts += 1
+        reader = (np.uint64(place + 2), _0, _0, _0)
+
+
+@njit(nogil=True, cache=True)
+def _walk_units(
+    data: Bytes, reader: Reader, units: int, starts: NDArray[np.uint64], tables: HuffmanTables
+) -> tuple[int, Reader]:
+    """Step over the blocks of MCUs: of each the DC code, then AC codes up to the block's end."""
+    position, bits, count, made_up = reader
+    last = np.uint64(max(len(data) - 8, 0))
+    entries = tables.entries
+    block = 0
+    for _ in range(units * len(starts)):
+        start, ac = starts[block, 0], starts[block, 1]
+        block = block + 1 if block + 1 < len(starts) else 0
+        k = _0
+        while k < _BLOCK:
+            word = _word(data, position) if position < last else _ONES
+            if (~word - _LOW) & word & _HIGH == _0:  # no byte of it is 0xFF
+                bits |= word >> count
+                position += (_ALMOST - count) >> np.uint64(3)
+                count |= _FULL
+            else:
+                position, bits, count, made_up = refill(data, (position, bits, count, made_up))
+            entry = np.uint64(entries[start + (bits >> _TOP)])
+            length = entry & _LENGTH
+            second = np.uint64(entries[ac + ((bits << length) >> _TOP)])
+            steps = k + (entry >> _STEPS)
+            both = steps + (second >> _STEPS)
+            if both >= _BLOCK and steps >= _BLOCK:
+                both, second = steps, _0
+            if both > _BLOCK and not _ENDED < both < _ENDED + _BLOCK:
+                # No entry, or it leads beyond the end: one code only.
+                both, second = k, _0
+                entry = _long_code(bits, tables, start >> _BITS)
+                length, both = entry & _LENGTH, k + (entry >> _STEPS)
+                if entry == _0 or (both > _BLOCK and not _ENDED < both < _ENDED + _BLOCK):
+                    return _stop(count, made_up), (position, bits, count, made_up)
+            length += second & _LENGTH
+            bits, count = (bits << length), count - length
+            start, k = ac, both
+        if count < made_up:
+            return SHORT, (position, bits, count, made_up)
+    return WHOLE, (position, bits, count, made_up)
+
+
+@njit(nogil=True, cache=True)
+def _stop(count: np.uint64, made_up: np.uint64) -> int:
+    """Say why there is no code: some of the bits that it was sought in may be made up."""
+    return SHORT if count < made_up + np.uint64(16) else INVALID
+
+
+@njit(nogil=True, cache=True)
+def _long_code(bits: np.uint64, tables: HuffmanTables, slot: np.uint64) -> np.uint64:
+    """Return the entry of the one code at the top of `bits`, whatever its length; 0 if there is none."""
+    peek = np.int64(bits >> _PEEK16)
+    for length in range(1, 17):
+        if peek < tables.limits[slot, length]:
+            place = (peek >> (16 - length)) + tables.firsts[slot, length]
+            entry = _entry(np.int64(tables.definitions[slot, 16 + place]), length, slot >= np.uint64(AC_SLOT))
+            return np.uint64(0 if entry >> 6 == _NONE else entry)
+    return _0
+
+
+@njit(nogil=True, cache=True)
+def _word(data: Bytes, position: np.uint64) -> np.uint64:
+    """Return the eight bytes from `position` on, the first one at the top; compiled, it is one instruction."""
+    return (
+        np.uint64(data[position]) << np.uint64(56)
+        | np.uint64(data[position + _1]) << np.uint64(48)
+        | np.uint64(data[position + np.uint64(2)]) << np.uint64(40)
+        | np.uint64(data[position + np.uint64(3)]) << np.uint64(32)
+        | np.uint64(data[position + np.uint64(4)]) << np.uint64(24)
+        | np.uint64(data[position + np.uint64(5)]) << np.uint64(16)
+        | np.uint64(data[position + np.uint64(6)]) << _8
+        | np.uint64(data[position + np.uint64(7)])
+    )
+
+
+@njit(nogil=True, cache=True)
+def refill(data: Bytes, reader: Reader) -> Reader:
+    """Return a reader of the same bits that has 57 or more of them at hand; after the data they are zeros."""
+    position, bits, count, made_up = reader
+    size = np.uint64(len(data))
+    while count <= _FULL:
+        byte = _0
+        if made_up == _0 and position < size and data[position] != 0xFF:
+            byte = np.uint64(data[position])
+            position += _1
+        elif made_up == _0 and position + _1 < size and data[position + _1] == 0:
+            byte = _FF
+            position += np.uint64(2)
+        else:
+            made_up += _8
+        bits |= byte << (_FULL - count)
+        count += _8
+    return position, bits, count, made_up
+
+
+@njit(nogil=True, cache=True)
+def end_of_interval(data: Bytes, reader: Reader) -> tuple[int, int]:
+    """Return what is left before the next marker, `WHOLE` for less than a byte, and where its second last 0xFF is."""
+    position, _, count, made_up = reader
+    place, size = np.int64(position), len(data)
+    spare = count - made_up >= _8
+    while place + 1 < size and not (data[place] == 0xFF and data[place + 1] != 0):
+        place += 1
+        spare = True
+    while place + 1 < size and data[place + 1] == 0xFF:  # fill bytes
+        place += 1
+    return (SPARE if spare else WHOLE), place
