@@ -23,7 +23,8 @@ from PIL import Image
 
 from pipelines import jpeg_walk
 from pipelines.beton_format import JPEG_MODE
-from pipelines.jpeg_markers import check_scan, exif_orientation, is_jpeg, read_markers
+from pipelines.jpeg_markers import exif_orientation, is_jpeg, read_markers
+from pipelines.jpeg_scans import check_scans
 from pipelines.user_error import UserError
 
 MAX_PIXELS = 89_478_485
@@ -111,13 +112,13 @@ def encode_image(path: str | Path, settings: ImageSettings) -> EncodedImage:
             try:
                 info = read_markers(data)
                 _check_pixels(path, info.frame.width * info.frame.height)
-                check_scan(data, info)
+                exact = check_scans(data)
             except UserError:
                 raise
             except ValueError as error:
                 raise UserError(f"{path}: {error}; {REPLACE}") from error
             height, width, orientation = info.frame.height, info.frame.width, info.orientation
-            copy = info.universal
+            copy = info.universal and exact
         else:
             (height, width), orientation, copy = size, 1, True
         _check_pixels(path, width * height)

@@ -188,8 +188,9 @@ def walk_scan(
         worst, units = max(worst, status), units - left
         if units == 0:
             return worst, place
-        if place + 1 >= len(data) or data[place + 1] != 0xD0 + restarts % 8:
-            return RESTART, place
+        following = data[place + 1] if place + 1 < len(data) else 0
+        if following != 0xD0 + restarts % 8:
+            return (RESTART if 0xD0 <= following <= 0xD7 else SHORT), place
         restarts += 1
         reader = (np.uint64(place + 2), _0, _0, _0)
 

@@ -13,9 +13,11 @@ import struct
 from dataclasses import dataclass
 
 BASELINE = 0xC0
+SEQUENTIAL = frozenset({0xC0, 0xC1})
+"""Baseline and extended sequential, Huffman-coded."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15; the three codes between them are DHT, JPG and DAC."""
-EOI, SOS, DRI, APP0, APP1, APP14 = 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
+DHT, EOI, SOS, DRI, APP0, APP1, APP14 = 0xC4, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
 WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xD9)})
 """TEM, the restart markers and SOI stand alone."""
 
@@ -24,8 +26,6 @@ UNIVERSAL_LUMA = frozenset({(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)})
 
 END_OF_CODED_DATA = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 """The next marker after a scan: stuffed zeros and restart markers belong to the scan's data."""
-
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def read_markers(data: bytes) -> JpegInfo:
         raise ValueError("no JPEG")
     frame, jfif, adobe_transform, exif = None, False, None, b""
     scans: list[int] = []
-    code, segment, position = _next_segment(data, 2)
+    code, segment, position = next_segment(data, 2)
     while code != EOI:
         if code in FRAMES:
             if frame is not None:
                 raise ValueError("damaged JPEG: it has two frames")
-            frame = _read_frame(code, segment)
+            frame = read_frame(code, segment)
         elif code == SOS:
             scans.append(segment[0] if segment else 0)
             end = END_OF_CODED_DATA.search(data, position)
@@ -109,7 +109,7 @@ def read_markers(data: bytes) -> JpegInfo:
             adobe_transform = segment[11]
         elif code == APP1 and segment.startswith(b"Exif\0\0") and not exif:
             exif = segment[6:]
-        code, segment, position = _next_segment(data, position)
+        code, segment, position = next_segment(data, position)
     if frame is None or not scans:
         raise ValueError("damaged JPEG: it ends without an image")
     return JpegInfo(
@@ -119,42 +119,6 @@ def read_markers(data: bytes) -> JpegInfo:
         adobe_transform=adobe_transform,
         orientation=exif_orientation(exif),
     )
-
-
-def check_scan(data: bytes, info: JpegInfo) -> None:
-    """Check of a baseline JPEG with one scan what can be told without decoding: that its data do not end early.
-
-    Each restart interval must be there, in its turn, and a block of 8 x 8 takes two codes of a bit or more. A
-    scan that ends within its last interval is not noticed.
-
-    Raises:
-        ValueError: the data end early.
-    """
-    frame = info.frame
-    if frame.code != BASELINE or len(info.scans) != 1 or info.scans[0] != len(frame.components):
-        return
-    position, interval, code = 2, 0, 0
-    while code != SOS:
-        code, segment, position = _next_segment(data, position)
-        if code == DRI and len(segment) >= 2:
-            interval = int.from_bytes(segment[:2], "big")
-    end = END_OF_CODED_DATA.search(data, position)
-    scan = data[position : end.start() if end else len(data)]
-    factors = [(h, v) for _, h, v in frame.components]
-    if any(h == 0 or v == 0 for h, v in factors) or not frame.height or not frame.width:
-        return  # a decoder's affair
-    # A scan of one component is not interleaved: its unit is one block, whatever the factors (A.2.2).
-    across, down = (1, 1) if len(factors) == 1 else (max(h for h, _ in factors), max(v for _, v in factors))
-    units = -(-frame.width // (8 * across)) * -(-frame.height // (8 * down))
-    blocks = units * (1 if len(factors) == 1 else sum(h * v for h, v in factors))
-    restarts = [marker[-1] & 7 for marker in RESTART.findall(scan)]
-    wanted = (units - 1) // interval if interval else 0
-    if restarts != [i % 8 for i in range(wanted)]:
-        raise ValueError(
-            f"damaged JPEG: {len(restarts)} of its {wanted} restart markers are there, or out of turn"
-        )
-    if len(scan) * 8 < 2 * blocks:
-        raise ValueError("truncated JPEG: its data end before its end marker")
 
 
 def exif_orientation(tiff: bytes) -> int:
@@ -174,7 +138,7 @@ def exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def _next_segment(data: bytes, position: int) -> tuple[int, bytes, int]:
+def next_segment(data: bytes, position: int) -> tuple[int, bytes, int]:
     """Return the next marker from `position`, the content of its segment, and where that ends."""
     while True:
         if position + 2 > len(data):
@@ -197,7 +161,12 @@ def _next_segment(data: bytes, position: int) -> tuple[int, bytes, int]:
     return code, data[position + 4 : end], end
 
 
-def _read_frame(code: int, segment: bytes) -> Frame:
+def read_frame(code: int, segment: bytes) -> Frame:
+    """Read a start-of-frame segment.
+
+    Raises:
+        ValueError: it has not the length that its components need.
+    """
     if len(segment) < 6 or len(segment) != 6 + 3 * segment[5]:
         raise ValueError("damaged JPEG: its frame segment has a wrong length")
     precision, height, width, _ = struct.unpack_from(">BHHB", segment)
