@@ -8,6 +8,8 @@ Formats: https://www.cs.toronto.edu/~kriz/cifar.html.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ class CifarFormat:
     """The binary version's file of class names."""
     python_names: tuple[str, str]
     """The Python version's file of class names, and its key."""
+    python_md5: Mapping[str, str]
+    """Of the Python version's files, as torchvision checks them."""
 
 
 CIFAR10 = CifarFormat(
@@ -57,6 +61,15 @@ CIFAR10 = CifarFormat(
     label_bytes=1,
     binary_names="batches.meta.txt",
     python_names=("batches.meta", "label_names"),
+    python_md5={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
 )
 CIFAR100 = CifarFormat(
     name="cifar100",
@@ -70,6 +83,11 @@ CIFAR100 = CifarFormat(
     label_bytes=2,
     binary_names="fine_label_names.txt",
     python_names=("meta", "fine_label_names"),
+    python_md5={
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    },
 )
 
 
@@ -108,6 +126,21 @@ def read_cifar(data: Path, cifar: CifarFormat, split: str) -> CifarSplit:
     if len(set(np.bincount(labels, minlength=cifar.num_classes))) != 1:
         raise UserError(f"{folder}: the {split} classes are not of one size; download the files again")
     return CifarSplit(pixels=pixels, labels=labels, class_names=_class_names(folder, binary, cifar))
+
+
+def unpublished_files(data: Path, cifar: CifarFormat) -> list[Path]:
+    """Return the Python version's files whose bytes are not the published ones; none of the binary version's.
+
+    Raises:
+        UserError: the files are not there, or cannot be read.
+    """
+    folder, binary = _find(data, cifar)
+    published = {} if binary else cifar.python_md5
+    return [
+        folder / name
+        for name, md5 in published.items()
+        if hashlib.md5(_read_bytes(folder / name), usedforsecurity=False).hexdigest() != md5
+    ]
 
 
 def _find(data: Path, cifar: CifarFormat) -> tuple[Path, bool]:

@@ -64,7 +64,7 @@ def add_image_options(command: argparse.ArgumentParser) -> None:
         "--check",
         choices=CHECKS,
         default="markers",
-        help="of JPEGs that go in byte for byte: walk their markers (default), or decode them too",
+        help="of JPEGs that go in byte for byte: walk their markers and codes (default), or decode them too",
     )
     add(
         "--on-bad",
@@ -79,11 +79,7 @@ def add_image_options(command: argparse.ArgumentParser) -> None:
         help="of the images in the file (default: as listed)",
     )
     add("--order-seed", type=seed, default=0, metavar="N", help="of --order shuffled (default: 0)")
-    add(
-        "--json",
-        action="store_true",
-        help="print a last line of JSON: images, resumed_from, skipped, seconds",
-    )
+    add_json_option(command)
     add("--workers", type=positive, metavar="N", help="threads (default: the CPUs this process may use)")
     add("--overwrite", action="store_true", help="replace the output if it exists")
 
@@ -124,13 +120,29 @@ def convert_listed(
             + (f"; {done.skipped:,} skipped, see {skipped_path(out)}" if done.skipped else "")
         )
     if arguments.json:
-        facts = {
-            "images": done.num_images,
-            "resumed_from": done.resumed_from,
-            "skipped": done.skipped,
-            "seconds": round(done.seconds, 3),
-        }
-        print(json.dumps(facts))
+        print_json(
+            images=done.num_images,
+            resumed_from=done.resumed_from,
+            skipped=done.skipped,
+            seconds=done.seconds,
+        )
+
+
+def add_json_option(command: argparse.ArgumentParser) -> None:
+    """Add `--json`, of every source."""
+    text = "print a last line of JSON: images, resumed_from, skipped, seconds"
+    command.add_argument("--json", action="store_true", help=text)
+
+
+def print_json(*, images: int, resumed_from: int, skipped: int, seconds: float) -> None:
+    """Print the last line of `--json`: images in the output, how many lay there already, rows left out, duration."""
+    facts = {
+        "images": images,
+        "resumed_from": resumed_from,
+        "skipped": skipped,
+        "seconds": round(seconds, 3),
+    }
+    print(json.dumps(facts))
 
 
 def convert_made(

@@ -6,16 +6,26 @@ Each writes a folder with `train.beton` and `test.beton`, and does nothing where
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipelines.cifar_files import CIFAR10, CIFAR100, CifarFormat
+from pipelines.cifar_files import CIFAR10, CIFAR100, CifarFormat, unpublished_files
 from pipelines.cifar_long_tail import SUBSETS, cifar_split
 from pipelines.image_bytes import EncodedImage
 from pipelines.manifest import Setting
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
-from tools.convert_options import Commands, add_source, convert_made, is_wanted, seed
+from tools.convert_options import (
+    Commands,
+    add_json_option,
+    add_source,
+    convert_made,
+    is_wanted,
+    print_json,
+    seed,
+)
 
 MakeSplit = Callable[[str], tuple[ImageList, Iterable[EncodedImage]]]
 
@@ -87,6 +97,7 @@ def _add_folder_options(command: argparse.ArgumentParser, *, factor: float, larg
         metavar="F",
         help=f"largest training class over smallest, 1 to {largest} (default: {factor:g})",
     )
+    add_json_option(command)
     add("--overwrite", action="store_true", help="replace files that exist")
 
 
@@ -106,6 +117,12 @@ def _convert_cifar(arguments: argparse.Namespace) -> None:
     cifar: CifarFormat = arguments.cifar
     factor, subset = arguments.imbalance_factor, arguments.subset
     chosen = SUBSETS[subset] if arguments.seed is None else arguments.seed
+    for path in unpublished_files(arguments.data, cifar):
+        print(
+            f"fasttail-convert: warning: {path}: this is not the file that the papers use, its MD5 differs from "
+            "the published one; download it again, unless you changed it yourself",
+            file=sys.stderr,
+        )
     _convert_splits(
         arguments,
         lambda split: cifar_split(
@@ -119,6 +136,7 @@ def _convert_splits(
     arguments: argparse.Namespace, make_split: MakeSplit, settings: dict[str, Setting]
 ) -> None:
     """Write `train.beton` and `test.beton`, where they are not there already; both are looked at first."""
+    start = time.perf_counter()
     splits = {arguments.out / f"{split}.beton": make_split(split) for split in ("train", "test")}
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -130,3 +148,7 @@ def _convert_splits(
     for out in wanted:
         images, encoded = splits[out]
         convert_made(images, encoded, out, settings=settings, overwrite=arguments.overwrite)
+    if arguments.json:
+        there = sum(len(images) for out, (images, _) in splits.items() if out not in wanted)
+        total = sum(len(images) for images, _ in splits.values())
+        print_json(images=total, resumed_from=there, skipped=0, seconds=time.perf_counter() - start)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from pipelines.cifar_files import CIFAR10, CIFAR100, CifarFormat, read_cifar
+from pipelines.cifar_files import CIFAR10, CIFAR100, CifarFormat, read_cifar, unpublished_files
 from pipelines.user_error import UserError
 
 SMALL = {
@@ -127,3 +127,25 @@ def test_pickles_that_are_no_batch(tmp_path: Path, content: Any, message: str) -
     batch.write_bytes(pickle.dumps(content, 2))
     with pytest.raises(UserError, match=rf"data_batch_3: .*{message}"):
         read_cifar(tmp_path, cifar, "train")
+
+
+@pytest.mark.parametrize(("cifar", "reference"), [(CIFAR10, datasets.CIFAR10), (CIFAR100, datasets.CIFAR100)])
+def test_published_digests_are_torchvisions(cifar: CifarFormat, reference: Any) -> None:
+    published = dict([*reference.train_list, *reference.test_list])
+    assert cifar.python_md5 == {**published, reference.meta["filename"]: reference.meta["md5"]}
+    assert cifar.python_folder == reference.base_folder
+
+
+def test_files_that_are_not_the_published_ones(tmp_path: Path) -> None:
+    cifar = SMALL["cifar100"]
+    make(tmp_path, cifar, binary=False)
+    home = tmp_path / cifar.python_folder
+    digests = {
+        name: hashlib.md5((home / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")
+    }
+    same = dataclasses.replace(cifar, python_md5=digests)
+    assert unpublished_files(tmp_path, same) == []
+    (home / "test").write_bytes((home / "test").read_bytes() + b"\0")
+    assert unpublished_files(home, same) == [home / "test"]
+    make(tmp_path, cifar, binary=True)
+    assert unpublished_files(tmp_path, cifar) == []

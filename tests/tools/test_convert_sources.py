@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -168,8 +169,8 @@ def test_cifar10_lt(tmp_path: Path, convert: Convert) -> None:
     for name in (*CIFAR10.train_files, *CIFAR10.test_files):
         (home / f"{name}.bin").write_bytes(records.tobytes())
     command = ("cifar10-lt", "--data", "cifar", "--out", "made", "--subset", "ldam")
-    status, out, _ = convert(*command)
-    assert status == 0 and "12,406 images of 10 classes" in out
+    status, out, err = convert(*command)
+    assert (status, err) == (0, "") and "12,406 images of 10 classes" in out
     train, test = (open_beton(tmp_path / "made" / f"{split}.beton") for split in ("train", "test"))
     assert train.counts.tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     assert test.counts.tolist() == [1000] * 10
@@ -178,7 +179,45 @@ def test_cifar10_lt(tmp_path: Path, convert: Convert) -> None:
     assert [line.split(": ")[1] for line in convert(*command)[1].splitlines()] == [
         "finished already, from the same images with the same settings"
     ] * 2
+    assert last_line(convert(*command, "--json")[1]) == (22_406, 22_406, 0)
+    (tmp_path / "made" / "test.beton").unlink()
+    assert last_line(convert(*command, "--json")[1]) == (22_406, 12_406, 0)
     status, _, err = convert(*command, "--imbalance-factor", "50")
     assert status == 2 and "exists already" in err
     shutil.rmtree(tmp_path / "cifar")
     assert "neither cifar-10-batches-bin nor cifar-10-batches-py is here" in convert(*command)[2]
+
+
+def last_line(said: str) -> tuple[int, int, int]:
+    """What `--json` prints last, but for the seconds."""
+    facts = json.loads(said.splitlines()[-1])
+    assert set(facts) == {"images", "resumed_from", "skipped", "seconds"}
+    assert 0 <= facts["seconds"] < 60
+    return facts["images"], facts["resumed_from"], facts["skipped"]
+
+
+def test_cifar_files_that_are_not_the_published_ones(tmp_path: Path, convert: Convert) -> None:
+    home = tmp_path / "cifar" / CIFAR10.python_folder
+    home.mkdir(parents=True)
+    (home / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
+    pixels = np.zeros((10_000, 3072), np.uint8)
+    batch = pickle.dumps({"data": pixels, "labels": (np.arange(10_000) % 10).tolist()}, 2)
+    (home / "test_batch").write_bytes(batch)
+    for name in CIFAR10.train_files:
+        (home / name).hardlink_to(home / "test_batch")
+    command = ("cifar10-lt", "--data", "cifar", "--out", "made", "--json")
+    status, out, err = convert(*command)
+    assert status == 0
+    assert last_line(out) == (22_406, 0, 0)
+    lines = err.splitlines()
+    assert [line.split(": ")[2].rpartition("/")[2] for line in lines] == [*CIFAR10.python_md5]
+    assert all("this is not the file that the papers use, its MD5 differs" in line for line in lines)
+
+
+def test_json_of_digits(convert: Convert) -> None:
+    status, out, _ = convert("digits", "--out", "made", "--json")
+    images, resumed_from, skipped = last_line(out)
+    assert (status, resumed_from, skipped) == (0, 0, 0)
+    counts = re.findall(r"beton: ([0-9,]+) images", out)
+    assert images == sum(int(count.replace(",", "")) for count in counts) > 500
+    assert last_line(convert("digits", "--out", "made", "--json")[1]) == (images, images, 0)
