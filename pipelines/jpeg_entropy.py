@@ -24,6 +24,7 @@ a restart marker missing or out of turn; a table that the file does not define."
 
 Bytes = NDArray[np.uint8]
 Entries = NDArray[np.uint16]
+Int = int | np.int64
 Reader = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 """Where the next byte is; the next bits, from the top; how many of them there are; how many of those are made up,
 because the data have ended."""
@@ -74,14 +75,14 @@ def new_tables() -> HuffmanTables:
 
 
 @njit(nogil=True, cache=True)
-def define_tables(tables: HuffmanTables, data: Bytes, position: int, end: int) -> bool:
+def define_tables(tables: HuffmanTables, data: Bytes, position: Int, end: int) -> bool:
     """Take the tables of a DHT segment whose content is data[position:end]; False if it breaks off.
 
     A table of which no decoder can make codes (T.81, annex C) stays undefined.
     """
     while position + 17 <= end:
         kind, name = data[position] >> 4, data[position] & 15
-        count = 0
+        count: Int = 0
         for i in range(16):
             count += np.int64(data[position + 1 + i])
         if kind > 1 or name > 3 or count > 256 or position + 17 + count > end:
@@ -95,12 +96,12 @@ def define_tables(tables: HuffmanTables, data: Bytes, position: int, end: int) -
             known[: 16 + count] = data[position + 1 : position + 17 + count]
             tables.limits[slot, 0] = _make_table(tables, slot)
         tables.defined[slot] = tables.limits[slot, 0]
-        position += 17 + count
+        position = position + 17 + np.int64(count)
     return position == end
 
 
 @njit(nogil=True, cache=True)
-def _make_table(tables: HuffmanTables, slot: int) -> int:
+def _make_table(tables: HuffmanTables, slot: Int) -> int:
     """Make codes and look-up of a slot from its definition; 0 where there can be no such codes."""
     counts, symbols = tables.definitions[slot, :16], tables.definitions[slot, 16:]
     entries = tables.entries[slot << BITS : (slot + 1) << BITS]
@@ -128,17 +129,14 @@ def _make_table(tables: HuffmanTables, slot: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _entry(symbol: int, length: int, ac: bool) -> int:
+def _entry(symbol: Int, length: int, ac: bool | np.bool) -> Int:
     """Return the look-up entry of a symbol whose code has `length` bits."""
     run, extra = symbol >> 4, symbol & 15
-    if not ac:
-        steps = 1
-    elif symbol == 0:
+    steps: Int = 1
+    if ac and symbol == 0:
         steps = _END
-    elif extra == 0 and run < 15:
-        steps = _NONE
-    else:
-        steps = run + 1
+    elif ac:
+        steps = _NONE if extra == 0 and run < 15 else run + 1
     return steps << 6 | (length + extra)
 
 
@@ -148,7 +146,8 @@ def _merge(single: Entries, merged: Entries) -> None:
     mask = (1 << BITS) - 1
     for bits in range(1 << BITS):
         entry = np.int64(single[bits])
-        length, steps = entry & 63, entry >> 6
+        length: Int = entry & 63
+        steps: Int = entry >> 6
         while steps < _END and length < BITS:
             following = np.int64(single[(bits << length) & mask])
             more = following >> 6
@@ -161,8 +160,8 @@ def _merge(single: Entries, merged: Entries) -> None:
 
 @njit(nogil=True, cache=True)
 def walk_scan(
-    data: Bytes, position: int, units: int, interval: int, slots: NDArray[np.uint8], tables: HuffmanTables
-) -> tuple[int, int]:
+    data: Bytes, position: int, units: Int, interval: int, slots: NDArray[np.uint8], tables: HuffmanTables
+) -> tuple[int, Int]:
     """Walk the scan whose data start at `position`; return what it is and where the marker after it is.
 
     Args:
@@ -197,7 +196,7 @@ def walk_scan(
 
 @njit(nogil=True, cache=True)
 def _walk_units(
-    data: Bytes, reader: Reader, units: int, starts: NDArray[np.uint64], tables: HuffmanTables
+    data: Bytes, reader: Reader, units: Int, starts: NDArray[np.uint64], tables: HuffmanTables
 ) -> tuple[int, Reader]:
     """Step over the blocks of MCUs: of each the DC code, then AC codes up to the block's end."""
     position, bits, count, made_up = reader
@@ -292,11 +291,11 @@ def refill(data: Bytes, reader: Reader) -> Reader:
 
 
 @njit(nogil=True, cache=True)
-def end_of_interval(data: Bytes, reader: Reader) -> tuple[int, int]:
+def end_of_interval(data: Bytes, reader: Reader) -> tuple[int, Int]:
     """Return what is left before the next marker, `WHOLE` for less than a byte, and where its second last 0xFF is."""
     position, _, count, made_up = reader
     place, size = np.int64(position), len(data)
-    spare = count - made_up >= _8
+    spare: bool | np.bool = count - made_up >= _8
     while place + 1 < size and not (data[place] == 0xFF and data[place + 1] != 0):
         place += 1
         spare = True

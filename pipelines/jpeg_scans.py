@@ -60,13 +60,13 @@ def check_scans(data: bytes) -> bool:
             if plan is None:
                 return False
             units, slots = plan
-            status, position = walk_scan(content, position, units, interval, slots, tables)
+            status, marker = walk_scan(content, position, units, interval, slots, tables)
             if status in _FAULTS:
                 raise ValueError(_FAULTS[status])
             if status == jpeg_entropy.UNKNOWN:
                 return False
-            end = END_OF_CODED_DATA.search(data, position)
-            exact = exact and status == jpeg_entropy.WHOLE and end is not None and end.start() == position
+            end = END_OF_CODED_DATA.search(data, int(marker))
+            exact = exact and status == jpeg_entropy.WHOLE and end is not None and end.start() == marker
             position = end.start() if end else len(data)
             missing -= set(segment[1 : 1 + 2 * segment[0] : 2])
         code, segment, position = next_segment(data, position)

@@ -112,14 +112,16 @@ def _read_frame(data: Bytes, segment: int, end: int, jfif: bool) -> tuple[int, i
 
 
 @njit(nogil=True, cache=True)
-def _scan_is_whole(data: Bytes, frame: int, segment: int, interval: int, tables: HuffmanTables) -> bool:
+def _scan_is_whole(
+    data: Bytes, frame: int, segment: int, interval: int, tables: HuffmanTables
+) -> bool | np.bool:
     """Whether the scan whose SOS segment is at `segment` holds all blocks of the frame, then the end marker."""
-    height = (np.int64(data[frame + 1]) << 8) | data[frame + 2]
-    width = (np.int64(data[frame + 3]) << 8) | data[frame + 4]
+    height = np.int64(data[frame + 1]) << 8 | np.int64(data[frame + 2])
+    width = np.int64(data[frame + 3]) << 8 | np.int64(data[frame + 4])
     across, down = np.int64(data[frame + 7] >> 4), np.int64(data[frame + 7] & 15)
     slots = np.empty((across * down + 2, 2), np.uint8)
     for block in range(len(slots)):
-        component = max(0, block + 1 - across * down)
+        component = block + 1 - across * down if block >= across * down else 0
         place = segment + 1 + 2 * component
         dc, ac = data[place + 1] >> 4, data[place + 1] & 15
         if data[place] != data[frame + 6 + 3 * component] or dc >= AC_SLOT or ac >= AC_SLOT:
