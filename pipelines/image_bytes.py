@@ -78,7 +78,7 @@ class ImageSettings:
     quality: int = 90
     """JPEG quality of re-encoded images, 1 to 100; FFCV's default."""
     check: str = "markers"
-    """`markers` walks the markers of a JPEG that is copied, `decode` decodes it as well."""
+    """`markers` walks the markers and codes of a JPEG that is copied, `decode` decodes it as well."""
 
     def __post_init__(self) -> None:
         for option, size in (("--max-size", self.max_size), ("--short-side", self.short_side)):

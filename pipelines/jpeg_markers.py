@@ -12,7 +12,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-BASELINE = 0xC0
+BASELINE, PROGRESSIVE = 0xC0, 0xC2
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 """Baseline and extended sequential, Huffman-coded."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines import jpeg_entropy
-from pipelines.jpeg_entropy import AC_SLOT, define_tables, walk_scan
+from pipelines.jpeg_entropy import walk_scan
+from pipelines.jpeg_huffman import AC_SLOT, define_tables
 from pipelines.jpeg_markers import (
     DHT,
     DRI,
     END_OF_CODED_DATA,
     EOI,
     FRAMES,
+    PROGRESSIVE,
     SEQUENTIAL,
     SOS,
     Frame,
@@ -48,6 +50,8 @@ def check_scans(data: bytes) -> bool:
     while code != EOI:
         if code in FRAMES:
             frame = read_frame(code, segment)
+            if frame.code == PROGRESSIVE:
+                check_progression(data, frame, position)
             if not _walkable(frame):
                 return False
             missing = {identifier for identifier, _, _ in frame.components}
@@ -73,6 +77,33 @@ def check_scans(data: bytes) -> bool:
     if missing:
         raise ValueError(_FAULTS[jpeg_entropy.SHORT])
     return exact
+
+
+def check_progression(data: bytes, frame: Frame, position: int) -> None:
+    """Check that the scans of a progressive JPEG, from `position` on, send every coefficient to its last bit.
+
+    A file that was cut has mostly lost whole scans, for the last ones, with the last bits, are the longest (T.81, G.1).
+    A cut within its very last scan is not noticed.
+
+    Raises:
+        ValueError: scans are missing.
+    """
+    lowest = {identifier: bytearray(b"\xff" * 64) for identifier, _, _ in frame.components}
+    code, segment, position = next_segment(data, position)
+    while code != EOI:
+        if code == SOS:
+            count = segment[0] if segment else 0
+            if len(segment) != 4 + 2 * count:
+                return  # a decoder's affair
+            first, last, bits = segment[-3], segment[-2], segment[-1] & 15
+            for identifier in segment[1:-3:2]:
+                if identifier in lowest and first <= last < 64:
+                    lowest[identifier][first : last + 1] = bytes([bits]) * (last + 1 - first)
+            end = END_OF_CODED_DATA.search(data, position)
+            position = end.start() if end else len(data)
+        code, segment, position = next_segment(data, position)
+    if any(any(bits) for bits in lowest.values()):
+        raise ValueError("truncated JPEG: its data end before its last scan")
 
 
 def _walkable(frame: Frame) -> bool:

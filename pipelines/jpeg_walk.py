@@ -12,7 +12,8 @@ import threading
 import numpy as np
 from numba import njit
 
-from pipelines.jpeg_entropy import AC_SLOT, WHOLE, Bytes, HuffmanTables, define_tables, new_tables, walk_scan
+from pipelines.jpeg_entropy import WHOLE, walk_scan
+from pipelines.jpeg_huffman import AC_SLOT, Bytes, HuffmanTables, define_tables, new_tables
 
 _thread = threading.local()
 _JFIF = np.frombuffer(b"JFIF\0", np.uint8)

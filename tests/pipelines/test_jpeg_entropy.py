@@ -11,17 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.jpeg_entropy import (
-    INVALID,
-    RESTART,
-    SHORT,
-    SPARE,
-    UNKNOWN,
-    WHOLE,
-    define_tables,
-    new_tables,
-    walk_scan,
-)
+from pipelines.jpeg_entropy import INVALID, RESTART, SHORT, SPARE, UNKNOWN, WHOLE, walk_scan
+from pipelines.jpeg_huffman import define_tables, new_tables
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:

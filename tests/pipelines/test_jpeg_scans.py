@@ -39,10 +39,12 @@ KINDS: dict[str, Callable[[Image.Image], bytes]] = {
     "grayscale with restarts": lambda p: saved(p.convert("L"), restart_marker_blocks=2),
     "CMYK": lambda p: saved(p.convert("CMYK")),
     "RGB": lambda p: saved(p, keep_rgb=True),
+    "progressive": lambda p: saved(p, progressive=True),
 }
+SEQUENTIAL = [kind for kind in KINDS if kind != "progressive"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_data_that_end_early_are_bad(tmp_path: Path, photo: Image.Image, kind: str) -> None:
     data, path = KINDS[kind](photo), tmp_path / "x.jpg"
     path.write_bytes(data)
@@ -127,6 +129,22 @@ def test_left_to_a_decoder(photo: Image.Image) -> None:
             other[frame + 3 : frame + 4] = b"\x08"
             del other[frame + 10 : frame + 19]
         assert not check_scans(bytes(other))
+
+
+def test_a_progressive_file_that_lost_scans_is_bad(tmp_path: Path, photo: Image.Image) -> None:
+    for image in (photo, photo.convert("L")):
+        data = saved(image, progressive=True, quality=85)
+        assert not check_scans(data)  # fine, but a decoder's affair
+        scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+        assert len(scans) > 4
+        for end in (*scans[1:], (scans[1] + scans[2]) // 2, scans[-1] - 9):
+            (tmp_path / "x.jpg").write_bytes(data[:end].rstrip(b"\xff") + b"\xff\xd9")
+            with pytest.raises(
+                UserError, match=r"truncated JPEG: (its data end before its last scan|it breaks off)"
+            ):
+                encode_image(tmp_path / "x.jpg", ImageSettings())
+        (tmp_path / "x.jpg").write_bytes(data)
+        assert not encode_image(tmp_path / "x.jpg", ImageSettings()).copied
 
 
 @settings(max_examples=300, deadline=None)
