@@ -21,6 +21,11 @@ LinearLayer = Literal["conventional_head", "rebalanced_head", "projection", "pre
 LINEAR_LAYERS: tuple[LinearLayer, ...] = ("conventional_head", "rebalanced_head", "projection", "predictor")
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """The same values in float32, or in float64 where they are that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class Outputs(NamedTuple):
     """What the model says of B images, in float32. A tuple: DDP and torch.compile look through it."""
 
@@ -55,7 +60,7 @@ class LongTailModel(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32: the backbone alone, one joint pass."""
         features: Tensor = self.backbone(images)
-        return features.float()
+        return full_precision(features)
 
     def forward(self, images: Tensor, passes: int = 1) -> Outputs:
         """Run the backbone `passes` times, each on its share of the rows, and all layers behind it once.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.batch import Batch
 from pipelines.user_error import UserError
-from training.model import LINEAR_LAYERS, InferenceHead, LinearLayer, Outputs
+from training.model import LINEAR_LAYERS, InferenceHead, LinearLayer, Outputs, full_precision
 
 LossFunction = Callable[[Outputs, Batch, Tensor], dict[str, Tensor]]
 
@@ -127,7 +127,7 @@ def mixed_cross_entropy(logits: Tensor, batch: Batch, weight_a: Tensor, weight_b
     The loss of an image is -(weight_a · log f_a + weight_b · log f_b), with `weight_a` and `weight_b` (V, N).
     """
     views = batch.lam.shape[0]
-    log_f = F.log_softmax(logits.float(), dim=1)
+    log_f = F.log_softmax(full_precision(logits), dim=1)
     loss_a = F.nll_loss(log_f, batch.label_a.repeat(views), reduction="none").view_as(batch.lam)
     loss_b = F.nll_loss(log_f, batch.label_b.repeat(views), reduction="none").view_as(batch.lam)
     return (weight_a * loss_a + weight_b * loss_b).mean(dim=1)
@@ -153,8 +153,8 @@ def consistency(projection: Tensor, prediction: Tensor) -> Tensor:
 
     -mean cos(p1, sg z2) - mean cos(p2, sg z1), in [-2, 2]; no gradient passes into z (the stop-gradient).
     """
-    z1, z2 = projection.detach().float().chunk(2)
-    p1, p2 = prediction.float().chunk(2)
+    z1, z2 = full_precision(projection.detach()).chunk(2)
+    p1, p2 = full_precision(prediction).chunk(2)
     return -F.cosine_similarity(p1, z2, dim=1).mean() - F.cosine_similarity(p2, z1, dim=1).mean()
 
 

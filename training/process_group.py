@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.user_error import UserError
+from training.generation import agent_store, store_of_this_start
 
 SECONDS_TO_LET_GO = 0.3
 """Before a rank ends. In PyTorch 2.11 the threads of gloo need the GIL to let go of the tensors of the last sums, and
@@ -91,7 +92,13 @@ def join_process_group(device_setting: str) -> Iterator[ProcessGroup]:
     if world_size == 1:
         yield ProcessGroup(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, rank = agent_store(), int(os.environ["RANK"])
+    if store is None:
+        dist.init_process_group(backend)
+    else:
+        own = store_of_this_start(store, rank, world_size)
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
     try:
         group = ProcessGroup(dist.get_rank(), world_size, device)
         yield group

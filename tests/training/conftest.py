@@ -61,16 +61,21 @@ def options(digits: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `python -m training.train OPTIONS` (or another module) with pipes; killed when the tests end."""
+    """Start `python -m training.train OPTIONS` (or another module, or behind another command) with pipes;
+    killed when the tests end."""
     started = []
 
     def start(
-        arguments: list[str], *, module: tuple[str, ...] = ("training.train",)
+        arguments: list[str],
+        *,
+        module: tuple[str, ...] = ("training.train",),
+        before: tuple[str, ...] = (),
+        **environment: str,
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module, *arguments],
+            [*before, sys.executable, "-m", *module, *arguments],
             cwd=REPOSITORY,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,6 +96,21 @@ def glmc_run(tmp_path_factory: pytest.TempPathFactory, options: Callable[..., li
     folder = tmp_path_factory.mktemp("runs") / "glmc"
     assert main(options(folder, "--run.log_steps", "4", epochs=3)) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_ranks(
+    tmp_path_factory: pytest.TempPathFactory,
+    options: Callable[..., list[str]],
+    start_process: Callable[..., subprocess.Popen[str]],
+) -> tuple[Path, str]:
+    """The folder of a run of GLMC, 4 epochs on two ranks, and what the two printed; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
+    process = start_process(options(folder, "--run.device", "cpu", epochs=4), module=torchrun)
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return folder, out
 
 
 @pytest.fixture(scope="session")

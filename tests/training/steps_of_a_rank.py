@@ -1,0 +1,51 @@
+"""One rank of a few training steps in float64 without BatchNorm, started by test_ranks.py under torchrun.
+
+`steps_of_a_rank.py OUT STEPS COMMAND_LINE...`: rank 0 saves the weights before and after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import torch
+from torch import nn
+
+from pipelines.thread_pool import ThreadPool
+from training.build import build_loader, build_seeded_model, build_step, open_betons
+from training.command_line import build_parser, parse_config
+from training.objectives import build_objective
+from training.process_group import join_process_group
+
+
+def with_group_norm(module: nn.Module) -> None:
+    """Replace each BatchNorm, whose result depends on who else is in the local batch."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(2, child.num_features))
+        else:
+            with_group_norm(child)
+
+
+def main(out: str, steps: int, command_line: list[str]) -> None:
+    config, _ = parse_config(build_parser("test", ""), command_line)
+    train = open_betons(config)["train"]
+    with join_process_group("cpu") as group, ThreadPool(1) as pool:
+        objective = build_objective(config.method, torch.from_numpy(train.counts), config.glmc)
+        model = build_seeded_model(config, train.num_classes)
+        with_group_norm(model)
+        model = model.double().to(memory_format=torch.channels_last)
+        model.train_layers(objective.trained_layers)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        step = build_step(config, model, objective, group)
+        batches = iter(build_loader(config, train, group, pool).batches())
+        for t in range(steps):
+            batch = next(batches)
+            exact = dataclasses.replace(batch, images=batch.images.double(), lam=batch.lam.double())
+            step(exact, torch.tensor(1 - (t / steps) ** 2, dtype=torch.float64))
+        if group.is_main:
+            torch.save({"before": before, "after": model.state_dict()}, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,76 @@
+"""A store that the ranks of one start share with nobody: what torchrun's restarts lack.
+
+torchrun's agent keeps one key-value store for all restarts of its workers, and process groups exchange their
+addresses through it, under the same keys each time. After a restart a rank can so read the address of a process
+that is dead, and the run ends with "connection refused" (pytorch/pytorch#135712; with gloo in 2 of 6 trials here).
+TORCHELASTIC_RESTART_COUNT does not help, for each node counts its own restarts.
+
+So rank 0 of each start names a new generation, and a rank believes in a generation once rank 0 has answered it:
+a dead one does not answer. The group then uses keys with the generation's name in front.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import timedelta
+
+from torch import distributed as dist
+
+PATIENCE = timedelta(minutes=10)
+"""How long ranks wait for one another, from the first to the last that starts."""
+POLL_SECONDS = 0.02
+
+
+def agent_store() -> dist.Store | None:
+    """The store that torchrun's agent holds for its workers; None without such an agent."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
+
+
+def store_of_this_start(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """Return a store for the ranks of this start alone, on top of one that outlives them.
+
+    Raises:
+        TimeoutError: not all ranks came within `PATIENCE`.
+    """
+    shared = dist.PrefixStore("fasttail", store)
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    generation = _lead(shared, world_size, deadline) if rank == 0 else _follow(shared, rank, deadline)
+    return dist.PrefixStore(generation, shared)
+
+
+def _lead(store: dist.Store, world_size: int, deadline: float) -> str:
+    """Name a generation, and answer every other rank that says its name in it."""
+    generation = uuid.uuid4().hex
+    store.set("generation", generation)
+    missing = set(range(1, world_size))
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"{generation}/hello/{rank}"]):
+                store.set(f"{generation}/welcome/{rank}", store.get(f"{generation}/hello/{rank}"))
+                missing.remove(rank)
+        _pause(deadline, f"ranks {sorted(missing)} did not start")
+    return generation
+
+
+def _follow(store: dist.Store, rank: int, deadline: float) -> str:
+    """Say a name of this process's own to the newest generation until rank 0 repeats it."""
+    own = uuid.uuid4().hex.encode()
+    while True:
+        if store.check(["generation"]):
+            generation = store.get("generation").decode()
+            store.set(f"{generation}/hello/{rank}", own)
+            welcome = f"{generation}/welcome/{rank}"
+            if store.check([welcome]) and store.get(welcome) == own:
+                return generation
+        _pause(deadline, "rank 0 did not start")
+
+
+def _pause(deadline: float, reason: str) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"{reason} within {PATIENCE}; see what the other processes say")
+    time.sleep(POLL_SECONDS)
