@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.multiprocessing  # tensors go to another process as shared memory, so what it writes is seen here
 from PIL import Image
 
 from pipelines.beton_reader import BetonFile, open_beton
@@ -93,3 +95,54 @@ def photo(
     [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
     with Image.open(path) as image:
         return image.convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Iterator[Callable[..., None]]:
+    """Runs a function of a module with Triton kernels on CPU tensors: `interpreted(mix_views, views_a, ...)`.
+
+    In a process of its own, for Triton must know before it is imported that it is to interpret.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as process,
+    ):
+        patch.setenv("TRITON_INTERPRET", "1")
+        process.submit(int).result()
+        patch.undo()
+        yield lambda function, *arguments: process.submit(function, *arguments).result()
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Compiles a Triton kernel for a GPU that need not be there, and returns its PTX.
+
+    `compiled(kernel, arch, types, constants, aligned)`: `types` has Triton's name of the type of each argument
+    ("*u8", a tuple of names for a tuple), `aligned` the names of those that are multiples of 16 (a tuple as a
+    whole), as a launch on a GPU finds out by itself.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    def compile_kernel(
+        kernel: triton.JITFunction,
+        arch: int,
+        types: dict[str, object],
+        constants: dict[str, object],
+        aligned: set[str],
+        **options: object,
+    ) -> str:
+        places = []
+        for place, (name, type_) in enumerate(types.items()):
+            if name in aligned:
+                inner = range(len(type_)) if isinstance(type_, tuple) else [None]
+                places += [(place,) if k is None else (place, k) for k in inner]
+        signature = types | dict.fromkeys(constants, "constexpr")
+        assert list(signature) == kernel.arg_names
+        hints = {place: [["tt.divisibility", 16]] for place in places}
+        source = triton.compiler.ASTSource(kernel, signature, constants, hints)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+            return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options).asm["ptx"]
+
+    return compile_kernel
