@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
@@ -90,19 +91,15 @@ def test_a_pair_by_hand(interpreted: Callable[..., None]) -> None:
     torch.testing.assert_close(out[1], torch.tensor([-1.0, 1.0]).expand(3, 1, 2))
 
 
-def test_every_box_of_a_small_view(interpreted: Callable[..., None]) -> None:
-    """Among them empty and full ones; 5 pixels a row, so that words cross rows."""
-    height, width = 3, 5
-    sides = [
-        (y0, x0, y1, x1) for y0 in range(4) for y1 in range(y0, 4) for x0 in range(6) for x1 in range(x0, 6)
-    ]
-    boxes = torch.tensor(sides, dtype=torch.int32)
-    n = len(boxes)
-    a, b = (
-        torch.zeros((2, n, height, width, 3), dtype=torch.uint8),
-        torch.full((2, n, height, width, 3), 255).byte(),
-    )
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (7, 1)])
+def test_every_box_of_a_small_view(interpreted: Callable[..., None], height: int, width: int) -> None:
+    """Among them empty and full ones; words cross rows, up to four of them where a row is one pixel."""
+    rows, columns = (list(combinations_with_replacement(range(side + 1), 2)) for side in (height, width))
+    sides = [(y0, x0, y1, x1) for (y0, y1), (x0, x1) in product(rows, columns)]
+    n = len(sides)
+    a, b = (torch.full((2, n, height, width, 3), level, dtype=torch.uint8) for level in (0, 255))
     out = _unwritten(2 * n, height, width, torch.float16)
+    boxes = torch.tensor(sides, dtype=torch.int32)
     interpreted(mix_views, a, b, torch.ones(n), boxes, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), out)
     expected = np.zeros((n, height, width))
     for i, (y0, x0, y1, x1) in enumerate(sides):
@@ -125,9 +122,10 @@ def test_weights_and_boxes_at_their_ends(interpreted: Callable[..., None]) -> No
 
 
 def test_views_of_both_streams_may_lie_in_one_tensor(interpreted: Callable[..., None]) -> None:
-    """As a decoder leaves them: 2 n source images of each view; a slice of them is a batch, too."""
-    decoded = _views(2, 7, 10, 11, seed=6)
-    a, b = decoded[:, 1:4], decoded[:, 4:]
+    """As a decoder leaves them: the source images of both streams; and a slice of a batch may be filled."""
+    decoded = _views(2, 9, 10, 11, seed=6)
+    a, b = decoded[:, :3], decoded[:, 4::2]
+    assert a.stride()[:2] != b.stride()[:2]
     lam, boxes = torch.tensor([0.1, 0.5, 0.93]), _random_boxes(3, 10, 11, 8)
     whole = _unwritten(9, 10, 11, torch.float32)
     interpreted(mix_views, a, b, lam, boxes, MEAN, STD, whole[2:8])
