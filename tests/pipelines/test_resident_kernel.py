@@ -126,7 +126,7 @@ def test_tensors_of_a_cpu_are_refused_in_one_sentence() -> None:
 @pytest.mark.parametrize(("dtype", "word"), [("fp32", 4), ("bf16", 8), ("fp16", 8)])
 def test_stores_are_wide(compiled: Callable[..., str], arch: int, dtype: str, word: int) -> None:
     size = {"HEIGHT": 32, "WIDTH": 32, "WORD": word, "WORDS": WORDS}
-    crops, factors = ("*i64", "*i32", "*i1"), {"scale": ("fp32",) * 3, "shift": ("fp32",) * 3}
+    crops, factors = ("*i64", "*i32", "*u1"), {"scale": ("fp32",) * 3, "shift": ("fp32",) * 3}
     out = {"out": f"*{dtype}"}
     mixed = {
         "images": "*u8",
