@@ -30,8 +30,10 @@ def augment_into(views: NDArray[np.uint8], colour: ColourDraws, first: int = 0) 
         colour: what is drawn for a batch; view i has its row `first + i`.
         first: position of these views in the batch.
     """
-    for i, view in enumerate(views, start=first):
+    inner, outer, radius = box_weights(colour.blur_sigma[first : first + len(views)])
+    for j, view in enumerate(views):
         assert view.flags.c_contiguous
+        i = first + j
         _jitter(
             view.reshape(-1, 3),
             colour.order[i],
@@ -41,28 +43,30 @@ def augment_into(views: NDArray[np.uint8], colour: ColourDraws, first: int = 0) 
             colour.gray[i],
         )
         if colour.blur_sigma[i] > 0:
-            inner, outer, radius = box_weights(float(colour.blur_sigma[i]))
             rows = view.reshape(view.shape[0], -1)
-            _blur_rows(rows, radius, inner, outer)
-            _blur_columns(rows, radius, inner, outer)
+            _blur_rows(rows, radius[j], inner[j], outer[j])
+            _blur_columns(rows, radius[j], inner[j], outer[j])
 
 
-def box_weights(sigma: float) -> tuple[np.uint32, np.uint32, int]:
-    """Return the box blur, three of which have the standard deviation sigma, in units of 2^-24.
+def box_weights(
+    sigmas: NDArray[np.float32],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+    """Return the box blurs, three of which have the standard deviations sigma (n,), in units of 2^-24.
 
     Returns:
-        The weight of the pixels at distance 0 to `radius`, that of the two at `radius` + 1, and `radius`. All
-        weights sum to 1 but for rounding.
+        The weights of the pixels at distance 0 to `radius`, those of the two at `radius` + 1, and `radius`, (n,)
+        each. All weights of a blur sum to 1 but for rounding.
     """
-    variance = np.float32(sigma) ** 2 / np.float32(BOX_BLURS)  # float32, for so Pillow computes
-    radius = int((np.sqrt(12 * variance + 1) - 1) / 2)
-    assert radius <= 128  # so that the sum of a window fits 16 bits
+    variance = sigmas**2 / np.float32(BOX_BLURS)  # float32, for so Pillow computes
+    radius = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
+    assert variance.dtype == np.float32 and (radius <= 128).all()  # so that the sum of a window fits 16 bits
     # Of the boxes of real width 2 (radius + rest) + 1 with linearly weighted ends, the one of this variance.
     rest = (2 * radius + 1) * (radius * (radius + 1) - 3 * variance)
     rest /= 6 * (variance - (radius + 1) ** 2)
-    inner = int(np.float32(ONE) / (2 * (radius + rest) + 1))
-    outer = (ONE - (2 * radius + 1) * inner) // 2
-    return np.uint32(inner), np.uint32(outer), radius
+    inner = (np.float32(ONE) / (2 * (radius + rest) + 1)).astype(np.int64)
+    radii = radius.astype(np.int64)
+    outer = (ONE - (2 * radii + 1) * inner) // 2
+    return inner.astype(np.uint32), outer.astype(np.uint32), radii
 
 
 @njit(nogil=True, cache=True)

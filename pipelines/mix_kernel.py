@@ -98,12 +98,17 @@ def check_target(out: torch.Tensor, shape: tuple[int, ...]) -> int:
     """Check a batch that a kernel is to fill, and return how many of its samples are a word."""
     assert out.shape == shape and out.is_contiguous(memory_format=torch.channels_last)
     assert out.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    if not (out.is_cuda or isinstance(_mix_views, InterpretedFunction)):
+    require_gpu(out)
+    return BYTES_OF_WORD // out.element_size()
+
+
+def require_gpu(tensor: torch.Tensor) -> None:
+    """Raise UserError where a kernel cannot run on a tensor."""
+    if not (tensor.is_cuda or isinstance(_mix_views, InterpretedFunction)):
         raise UserError(
-            f"the mix kernel was given tensors on {out.device.type}: it needs an NVIDIA GPU, "
+            f"a Triton kernel was given tensors on {tensor.device.type}: it needs an NVIDIA GPU, "
             "or TRITON_INTERPRET=1 in the environment, which is for tests"
         )
-    return BYTES_OF_WORD // out.element_size()
 
 
 def view_memory(views: torch.Tensor) -> torch.Tensor:

@@ -145,7 +145,7 @@ def test_normalise_every_level_of_every_channel(interpreted: Callable[..., None]
 def test_tensors_of_a_cpu_are_refused_in_one_sentence() -> None:
     views = _views(2, 3, 4, 5, seed=0)
     out = _unwritten(6, 4, 5, torch.float32)
-    with pytest.raises(UserError, match=r"^the mix kernel was given tensors on cpu: it needs an NVIDIA GPU"):
+    with pytest.raises(UserError, match=r"^a Triton kernel was given tensors on cpu: it needs an NVIDIA GPU"):
         mix_views(views, views, torch.ones(3), _random_boxes(3, 4, 5, 0), MEAN, STD, out)
     with pytest.raises(UserError, match=r"TRITON_INTERPRET=1"):
         normalise_views(views[0], MEAN, STD, out[:3])
