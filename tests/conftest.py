@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.multiprocessing  # tensors go to another process as shared memory, so what it writes is seen here
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -123,3 +125,19 @@ def read_with_ffcv(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray
         return images, labels
 
     return read
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Iterator[Callable[..., None]]:
+    """Runs a function of a module with Triton kernels on CPU tensors: `interpreted(mix_views, views_a, ...)`.
+
+    In a process of its own, for Triton must know before it is imported that it is to interpret.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as process,
+    ):
+        patch.setenv("TRITON_INTERPRET", "1")
+        process.submit(int).result()
+        patch.undo()
+        yield lambda function, *arguments: process.submit(function, *arguments).result()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.multiprocessing  # tensors go to another process as shared memory, so what it writes is seen here
 from PIL import Image
 
 from pipelines.beton_reader import BetonFile, open_beton
@@ -95,22 +93,6 @@ def photo(
     [path] = make_photographs(tmp_path_factory.mktemp("photo"), 1, seed=2, shortest=97, longest=133)
     with Image.open(path) as image:
         return image.convert("RGB")
-
-
-@pytest.fixture(scope="session")
-def interpreted() -> Iterator[Callable[..., None]]:
-    """Runs a function of a module with Triton kernels on CPU tensors: `interpreted(mix_views, views_a, ...)`.
-
-    In a process of its own, for Triton must know before it is imported that it is to interpret.
-    """
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as process,
-    ):
-        patch.setenv("TRITON_INTERPRET", "1")
-        process.submit(int).result()
-        patch.undo()
-        yield lambda function, *arguments: process.submit(function, *arguments).result()
 
 
 @pytest.fixture(scope="session")
