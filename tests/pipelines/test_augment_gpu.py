@@ -95,6 +95,9 @@ def test_grayscale_is_exact(difference: Callable[..., int]) -> None:
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, 18, -1, 3)
     assert difference(colours, _colour(1, gray=True)) == 0
+    # luminances of exactly x.5, which are rounded up, and of the least bit below
+    halves = np.arange(27)[:, None] + np.array([[0, 52, 184, 0, 62, 229]])
+    assert difference(halves.reshape(1, 27, 2, 3).astype(np.uint8), _colour(1, gray=True)) == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(19, 16), (21, 32), (1, 1), (2, 1), (1, 3), (7, 5)])
