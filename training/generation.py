@@ -16,34 +16,34 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 PATIENCE = timedelta(minutes=10)
 """How long ranks wait for one another, from the first to the last that starts."""
 POLL_SECONDS = 0.02
 
 
-def agent_store() -> dist.Store | None:
+def agent_store() -> Store | None:
     """The store that torchrun's agent holds for its workers; None without such an agent."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
+    return TCPStore(host, port, is_master=False, timeout=PATIENCE)
 
 
-def store_of_this_start(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+def store_of_this_start(store: Store, rank: int, world_size: int) -> Store:
     """Return a store for the ranks of this start alone, on top of one that outlives them.
 
     Raises:
         TimeoutError: not all ranks came within `PATIENCE`.
     """
-    shared = dist.PrefixStore("fasttail", store)
+    shared = PrefixStore("fasttail", store)
     deadline = time.monotonic() + PATIENCE.total_seconds()
     generation = _lead(shared, world_size, deadline) if rank == 0 else _follow(shared, rank, deadline)
-    return dist.PrefixStore(generation, shared)
+    return PrefixStore(generation, shared)
 
 
-def _lead(store: dist.Store, world_size: int, deadline: float) -> str:
+def _lead(store: Store, world_size: int, deadline: float) -> str:
     """Name a generation, and answer every other rank that says its name in it."""
     generation = uuid.uuid4().hex
     store.set("generation", generation)
@@ -51,21 +51,21 @@ def _lead(store: dist.Store, world_size: int, deadline: float) -> str:
     while missing:
         for rank in sorted(missing):
             if store.check([f"{generation}/hello/{rank}"]):
-                store.set(f"{generation}/welcome/{rank}", store.get(f"{generation}/hello/{rank}"))
+                store.set(f"{generation}/welcome/{rank}", store.get(f"{generation}/hello/{rank}").decode())
                 missing.remove(rank)
         _pause(deadline, f"ranks {sorted(missing)} did not start")
     return generation
 
 
-def _follow(store: dist.Store, rank: int, deadline: float) -> str:
+def _follow(store: Store, rank: int, deadline: float) -> str:
     """Say a name of this process's own to the newest generation until rank 0 repeats it."""
-    own = uuid.uuid4().hex.encode()
+    own = uuid.uuid4().hex
     while True:
         if store.check(["generation"]):
             generation = store.get("generation").decode()
             store.set(f"{generation}/hello/{rank}", own)
             welcome = f"{generation}/welcome/{rank}"
-            if store.check([welcome]) and store.get(welcome) == own:
+            if store.check([welcome]) and store.get(welcome).decode() == own:
                 return generation
         _pause(deadline, "rank 0 did not start")
 
