@@ -1,9 +1,10 @@
 """How an image is made smaller, whatever kind of file it comes from: antialiased bicubic, across and then down.
 
 PyTorch's `interpolate` does it in uint8 and vector registers, within a level of 255 (rarely two) of the definition,
-which is Pillow's bicubic too (but Pillow shrinks tall images down first, which shows where the filter overshoots). It takes a
-sixth of the time of Pillow's bicubic and a ninth of its Lanczos; OpenCV's INTER_AREA, which FFCV uses, takes four
-times as long. PyTorch itself takes a second to import: this module is imported where something may have to shrink.
+which is Pillow's bicubic too (but Pillow shrinks tall images down first, which shows where the filter overshoots). It
+takes a sixth of the time of Pillow's bicubic and a ninth of its Lanczos; OpenCV's INTER_AREA, which FFCV uses, takes
+three to four times as long. PyTorch itself takes more than a second to import: this module is imported where something
+may have to shrink.
 """
 
 from __future__ import annotations
