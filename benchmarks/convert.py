@@ -1,8 +1,8 @@
 """`convert`: how fast files become a beton, ours beside FFCV's own DatasetWriter; what sizes cost; a whole set.
 
 Both converters get the same files, the same limits of size and the same number of workers (threads of ours,
-processes of FFCV's), and take turns. Sources are in the page cache. Ours is timed until the beton and its checksums
-are flushed to the disk, FFCV's until its writer returns.
+processes of FFCV's), and take turns. Sources are in the page cache. Both are timed until the file is flushed to the
+disk, which ours does by itself and FFCV's writer does not.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -73,7 +74,7 @@ class FileDataset:
 
 
 def convert_with_ffcv(task: Task) -> None:
-    """Each image is decoded and encoded again; nothing is flushed to the disk."""
+    """Each image is decoded and encoded again. Flushed as ours is, or our next run would wait for its bytes too."""
     from ffcv.fields import IntField, RGBImageField  # here, for ours must not pay for its imports
     from ffcv.writer import DatasetWriter
 
@@ -81,6 +82,8 @@ def convert_with_ffcv(task: Task) -> None:
     writer = DatasetWriter(task.out, {"image": field, "label": IntField()}, num_workers=task.workers)
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         writer.from_indexed_dataset(FileDataset(task.folder, task.files), chunksize=CHUNK)
+    with Path(task.out).open("rb") as file:
+        os.fsync(file.fileno())
 
 
 CONVERTERS: dict[str, Callable[[Task], None]] = {"ours": convert_with_ours, "ffcv": convert_with_ffcv}
