@@ -165,6 +165,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=2.0,
-    images=1024,
+    images=2048,
     add_options=_add_options,
 )
