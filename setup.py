@@ -21,6 +21,7 @@ setup(
         "numba>=0.61",
         "numpy>=2.0",
         "nvidia-dali-cuda120>=1.50",
+        "opencv-python>=4.8",
         "pillow>=11",
         "scikit-learn>=1.5",  # the embedded digits
         "scipy>=1.13",

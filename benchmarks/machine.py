@@ -26,7 +26,7 @@ PACKAGES = (
     "numba",
     "numpy",
     "pillow",
-    "opencv-python-headless",
+    "opencv-python",
     "timm",
 )
 COMMIT = "FASTTAIL_COMMIT"

@@ -1,9 +1,9 @@
 """A list of images to a beton: every file is looked at first, then encoded by threads and written in order.
 
-Pillow, reads and the marker walk let go of the GIL, so plain threads are enough. A thread takes many rows at a
-time, for small images cost less than handing them over. Only a few tasks a thread are ahead of the writer: memory
-stays flat whatever the size of the set, and the bytes do not depend on the number of threads. What is done is noted
-a few times a second, so that a conversion that was killed goes on where it stopped.
+Decoding, shrinking, encoding, reads and the marker walk let go of the GIL, so plain threads are enough. A thread takes
+many rows at a time, for small images cost less than handing them over. Only a few tasks a thread are ahead of the
+writer: memory stays flat whatever the size of the set, and the bytes do not depend on the number of threads. What is
+done is noted a few times a second, so that a conversion that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +24,11 @@ from pipelines.beton_reader import open_beton
 from pipelines.beton_writer import BetonWriter, first_page, publish_pair
 from pipelines.conversion_settings import ConversionSettings, differences
 from pipelines.conversion_tasks import Job, write_images
-from pipelines.image_bytes import strict_pillow
 from pipelines.manifest import FORMAT_VERSION, Setting, manifest_path
-from pipelines.quick_scan import FoundFiles, path_prefix, scan_files
+from pipelines.quick_scan import FoundFiles, Threads, path_prefix, scan_files
 from pipelines.row_order import RowOrder
 from pipelines.skipped_rows import write_skipped
+from pipelines.source_pixels import strict_pillow
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
 from pipelines.whole_file import check_output, hidden_path, resumable_file
@@ -90,17 +92,14 @@ def convert_images(
 def _convert(job: Job, file: BinaryIO, out: Path, start: float) -> Conversion:
     journal = Journal(out)
     try:
-        with ThreadPoolExecutor(job.workers) as pool, strict_pillow():
-            try:
-                writer, found = _start(job, file, out, journal, pool)
-                resumed_from = writer.count
-                with writer:
-                    write_images(job, writer, journal, found, pool)
-                    manifest = writer.finish(job.settings.named())
-                    write_skipped(out, writer.skipped_rows())
-                    publish_pair(file, out, manifest)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with _threads(job) as pool, strict_pillow():
+            writer, found = _start(job, file, out, journal, pool)
+            resumed_from = writer.count
+            with writer:
+                write_images(job, writer, journal, found, pool)
+                manifest = writer.finish(job.settings.named())
+                write_skipped(out, writer.skipped_rows())
+                publish_pair(file, out, manifest)
         journal.remove()
     finally:
         journal.close()
@@ -117,8 +116,25 @@ def _convert(job: Job, file: BinaryIO, out: Path, start: float) -> Conversion:
     )
 
 
+@contextmanager
+def _threads(job: Job) -> Iterator[Threads]:
+    """The threads that encode; what has not begun is dropped at the end."""
+    if job.settings.image.may_shrink:
+        # Imported here, for PyTorch takes a second. Each thread runs its operators on itself alone then.
+        from pipelines.thread_pool import ThreadPool
+
+        with ThreadPool(job.workers) as pool:
+            yield pool
+        return
+    executor = ThreadPoolExecutor(job.workers)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
 def _start(
-    job: Job, file: BinaryIO, out: Path, journal: Journal, pool: ThreadPoolExecutor
+    job: Job, file: BinaryIO, out: Path, journal: Journal, pool: Threads
 ) -> tuple[BetonWriter, FoundFiles]:
     """Look at the files that are still to do; return a writer that stands where an earlier run stopped."""
     identity: dict[str, Setting] = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from pipelines.beton_journal import Journal
 from pipelines.beton_writer import BetonWriter
 from pipelines.conversion_settings import ConversionSettings
 from pipelines.image_bytes import EncodedImage, encode_image
-from pipelines.quick_scan import FoundFiles, in_turn
+from pipelines.quick_scan import FoundFiles, Threads, in_turn
 from pipelines.row_order import RowOrder
 from pipelines.sources import ImageList
 from pipelines.user_error import UserError
@@ -42,9 +41,7 @@ class Job:
     workers: int
 
 
-def write_images(
-    job: Job, writer: BetonWriter, journal: Journal, found: FoundFiles, pool: ThreadPoolExecutor
-) -> None:
+def write_images(job: Job, writer: BetonWriter, journal: Journal, found: FoundFiles, pool: Threads) -> None:
     """Encode on the pool, write in the order of the file, and note how far it is."""
     left = len(job.images) - writer.count
     step = max(1, min(256, TASK_BYTES * left // max(1, found.total)))

@@ -1,51 +1,31 @@
 """How one source file becomes the bytes of a sample.
 
 A JPEG that every decoder takes (`JpegInfo.universal`) and that is small enough goes in byte for byte:
-nothing is lost and nothing is decoded. Everything else is decoded by Pillow, turned upright, made RGB,
-shrunk and encoded again as a baseline JPEG, so that a reader of the beton meets one kind of image only.
-Alpha is dropped and colour profiles are ignored, as `Image.convert("RGB")` in the usual loaders does.
+nothing is lost and nothing is decoded. Everything else is decoded (source_pixels.py), shrunk (shrink.py), turned
+upright and encoded again as a baseline JPEG with 4:2:0 chroma and no metadata, so that a reader of the beton meets
+one kind of image only.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+import cv2
 from PIL import Image
 
 from pipelines import jpeg_walk
 from pipelines.beton_format import JPEG_MODE
-from pipelines.jpeg_markers import exif_orientation, is_jpeg, read_markers
+from pipelines.jpeg_markers import is_jpeg, read_markers
 from pipelines.jpeg_scans import check_scans
+from pipelines.source_pixels import REPLACE, Pixels, check_pixels, decode_any, decode_jpeg, explained, upright
 from pipelines.user_error import UserError
 
-MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused: Pillow's own limit against decompression bombs."""
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns an image with this EXIF orientation upright."""
-
-
-REPLACE = "replace the file, or take its row out of the list"
 CHECKS = ("markers", "decode")
-
-_TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; make the image smaller, or take its row out of the list"
+LONGEST_SIDE = 65_500
+"""Pixels: libjpeg writes no longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +69,11 @@ class ImageSettings:
         if self.check not in CHECKS:
             raise UserError(f"--check {self.check} is no check; give one of {', '.join(CHECKS)}")
 
+    @property
+    def may_shrink(self) -> bool:
+        """Whether there is a size that an image could be larger than."""
+        return self.max_size is not None or self.short_side is not None
+
     def scale(self, height: int, width: int) -> float:
         """Return by what to multiply the sides of an image; 1 for one that is small enough."""
         return min(
@@ -105,33 +90,43 @@ def encode_image(path: str | Path, settings: ImageSettings) -> EncodedImage:
         UserError: the file is missing, cannot be decoded, is a truncated JPEG, or has more than MAX_PIXELS.
     """
     data = _read(path)
-    orientation = None
-    if is_jpeg(data):
-        size = jpeg_walk.universal_size(data)
-        if size is None:  # another kind of JPEG, or a damaged one
-            try:
-                info = read_markers(data)
-                _check_pixels(path, info.frame.width * info.frame.height)
-                exact = check_scans(data)
-            except UserError:
-                raise
-            except ValueError as error:
-                raise UserError(f"{path}: {error}; {REPLACE}") from error
-            height, width, orientation = info.frame.height, info.frame.width, info.orientation
-            copy = info.universal and exact
-        else:
-            (height, width), orientation, copy = size, 1, True
-        _check_pixels(path, width * height)
-        if copy and settings.scale(height, width) == 1:
-            if settings.check == "decode":
-                _decode(path, data, orientation)
-            return EncodedImage(data, JPEG_MODE, width, height, copied=True)
-    image = _decode(path, data, orientation)
-    scale = settings.scale(image.height, image.width)
+    if not is_jpeg(data):
+        return _encode_again(path, *decode_any(path, data), settings)
+    size, orientation, copy, three_bytes = jpeg_walk.universal_size(data), 1, True, True
+    if size is None:  # another kind of JPEG, or a damaged one
+        try:
+            info = read_markers(data)
+            check_pixels(path, info.frame.width * info.frame.height)
+            exact = check_scans(data)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {REPLACE}") from error
+        size, orientation = (info.frame.height, info.frame.width), info.orientation
+        copy = info.universal and exact
+        three_bytes = len(info.frame.components) == 3 and info.frame.precision == 8
+    height, width = size
+    check_pixels(path, width * height)
+    if copy and settings.scale(height, width) == 1:
+        if settings.check == "decode":
+            decode_jpeg(path, data)
+        return EncodedImage(data, JPEG_MODE, width, height, copied=True)
+    pixels = decode_jpeg(path, data) if three_bytes else decode_any(path, data)[0]
+    return _encode_again(path, pixels, orientation, settings)
+
+
+def _encode_again(
+    path: str | Path, pixels: Pixels, orientation: int, settings: ImageSettings
+) -> EncodedImage:
+    """Shrink pixels as the settings ask, turn them upright, and make a JPEG of them."""
+    height, width = pixels.shape[:2]
+    scale = settings.scale(height, width)
     if scale < 1:
-        resized = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(resized, Image.Resampling.LANCZOS)
-    return _encode(path, image, settings.quality)
+        # Imported here, for that takes a second, and most sets go in as they are.
+        from pipelines.shrink import shrink
+
+        pixels = shrink(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    return _encode(path, upright(pixels, orientation), settings.quality)
 
 
 def _read(path: str | Path) -> bytes:
@@ -163,8 +158,8 @@ def header_fault(path: str, size: int) -> str | None:
         finally:
             os.close(descriptor)
         if not is_jpeg(start):
-            with _explained(path), Image.open(path) as image:
-                _check_pixels(path, image.width * image.height)
+            with explained(path), Image.open(path) as image:
+                check_pixels(path, image.width * image.height)
         elif end != b"\xff\xd9":  # bytes after the end marker are fine, so where does it end?
             read_markers(_read(path))
     except UserError as error:
@@ -176,72 +171,12 @@ def header_fault(path: str, size: int) -> str | None:
     return None
 
 
-@contextmanager
-def strict_pillow() -> Iterator[None]:
-    """Make Pillow's warning of a huge image an error, which `encode_image` reports, and silence the others.
-
-    Warnings' filters belong to the process: enter this in the main thread, around the threads that encode.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # corrupt EXIF, odd palettes
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _check_pixels(path: str | Path, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise UserError(f"{path}: {_TOO_LARGE}")
-
-
-def _decode(path: str | Path, data: bytes, orientation: int | None) -> Image.Image:
-    """Decode to upright RGB; None for the orientation asks the image's own metadata, for it is no JPEG."""
-    with _explained(path), Image.open(io.BytesIO(data)) as image:
-        _check_pixels(path, image.width * image.height)
-        image.load()
-        rgb = _to_rgb(image)
-        if orientation is None:  # a TIFF has no EXIF block, and Pillow has turned it already
-            orientation = exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
-    turn = UPRIGHT.get(orientation)
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-@contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Turn whatever Pillow raises into a sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: {_TOO_LARGE}") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-        reason = re.sub(r"<_io\.BytesIO object at \w+>|'[^']*'$", "the file", str(error))
-        raise UserError(
-            f"{path}: cannot decode the image ({type(error).__name__}: {reason}); {REPLACE}"
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image  # `convert` would copy it
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip, not scale
-        levels = np.asarray(image).astype(np.int64)
-        scaled = (np.clip(levels, 0, 65535) + 128) // 257
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _encode(path: str | Path, image: Image.Image, quality: int) -> EncodedImage:
-    image.info.clear()  # comments of the source would go in
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, "JPEG", quality=quality)
-    except (OSError, ValueError) as error:  # sides over 65,500 pixels
-        raise UserError(
-            f"{path}: {image.width} x {image.height} pixels cannot be written as JPEG; give --max-size"
-        ) from error
-    return EncodedImage(buffer.getvalue(), JPEG_MODE, image.width, image.height, copied=False)
+def _encode(path: str | Path, pixels: Pixels, quality: int) -> EncodedImage:
+    height, width = pixels.shape[:2]
+    if max(height, width) > LONGEST_SIDE:
+        raise UserError(f"{path}: {width} x {height} pixels cannot be written as JPEG; give --max-size")
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    written, data = cv2.imencode(".jpg", pixels, options)
+    assert written
+    return EncodedImage(data.tobytes(), JPEG_MODE, width, height, copied=False)

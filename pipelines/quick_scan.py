@@ -10,10 +10,10 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,15 @@ from pipelines.user_error import UserError
 ROWS = 512
 """Rows a task."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Threads(Protocol):
+    """What runs tasks: a plain executor, or a `ThreadPool`."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn` in one of the threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,7 @@ class FoundFiles:
 
 
 def scan_files(
-    images: ImageList, prefix: str, order: RowOrder, first: int, *, stop: bool, pool: ThreadPoolExecutor
+    images: ImageList, prefix: str, order: RowOrder, first: int, *, stop: bool, pool: Threads
 ) -> FoundFiles:
     """Look at the files of the places from `first` on.
 
@@ -72,7 +80,7 @@ def scan_files(
 
 
 def in_turn(
-    pool: ThreadPoolExecutor,
+    pool: Threads,
     function: Callable[[int, int], T],
     first: int,
     end: int,

@@ -96,7 +96,7 @@ class ThreadPool:
         wait([self._executor.submit(_use_one_thread, all_started) for _ in range(self.threads)])
         torch.set_num_threads(process_wide)
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `function` in one of the threads; the future holds its result or its exception."""
         return self._executor.submit(function, *args, **kwargs)
 

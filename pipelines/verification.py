@@ -20,9 +20,9 @@ from PIL import Image
 
 from pipelines.beton_format import JPEG_MODE
 from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.image_bytes import strict_pillow
 from pipelines.manifest import Manifest, manifest_path, read_manifest, signed, to_json
 from pipelines.quick_scan import in_turn
+from pipelines.source_pixels import strict_pillow
 from pipelines.user_error import UserError
 
 SAMPLE = 256

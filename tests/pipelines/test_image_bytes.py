@@ -16,8 +16,9 @@ import torchvision
 from PIL import Image, ImageOps
 
 from pipelines.beton_format import JPEG_MODE
-from pipelines.image_bytes import EncodedImage, ImageSettings, encode_image, strict_pillow
+from pipelines.image_bytes import EncodedImage, ImageSettings, encode_image
 from pipelines.jpeg_markers import read_markers
+from pipelines.source_pixels import strict_pillow
 from pipelines.user_error import UserError
 
 AS_IS = ImageSettings()
