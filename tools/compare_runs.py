@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.user_error import UserError, run_command
+from training.accuracy import GROUPS
 from training.report_classes import accuracy_by_class_axis, draw_over_classes, frequency_axes
 from training.report_style import colour, draw_line, epoch_axis, legend_below, new_figure, save, style
-from training.run_record import COLUMNS, GROUPS, RunRecord, column, read_run
+from training.run_record import COLUMNS, RunRecord, column, read_run
 
 
 def main(arguments: list[str] | None = None) -> int:
