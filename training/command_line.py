@@ -45,11 +45,12 @@ def config_from_dict(settings: dict[str, Any], source: Path) -> Config:
     """
     parser = build_parser("", "")
     try:
-        return Config(**vars(parser.instantiate(parser.parse_object(settings))))
+        built = parser.instantiate(parser.parse_object(settings))
     except argparse.ArgumentError as error:
         raise UserError(
             f"{source} was written by another version of fasttail ({_one_line(str(error))}); use that version"
         ) from None
+    return Config(**{name: built[name] for name in Config.__dataclass_fields__})
 
 
 def write_config(config: Config, path: Path) -> None:

@@ -14,7 +14,6 @@ LABEL_WIDTH, CELL_WIDTH = 40, 16
 Row = tuple[str, tuple[str, ...]]
 """What a row is called, and the keys that lead to its figure in what `head_figures` returns."""
 
-USUAL_ROWS: list[Row] = [("all images", ("all",)), *((name, (name,)) for name in GROUPS)]
 OTHER_ROWS: list[Row] = [
     (f"top-{TOP_K}, all images", ("top5",)),
     ("mean over classes", ("macro",)),
@@ -33,18 +32,18 @@ def evaluation_table(result: dict[str, Any], class_names: Sequence[str]) -> str:
         lines.append(f"The checkpoint is {result['chosen']}.")
     lines.append(" " * LABEL_WIDTH + _cells([f"{head} *" if head == used else head for head in heads]))
     shifts: list[Row] = [(name, ("shifted", name)) for name in heads[used]["shifted"]]
+    by_rule = _by_rule(result["train_counts"])
     sections = {
-        "": USUAL_ROWS,
-        **_by_rule(result["train_counts"]),
+        f"the usual: {SHOT_RULES[MAIN_RULE].text}": [("all images", ("all",)), *by_rule.pop(MAIN_RULE)],
         "other figures": OTHER_ROWS,
-        "long-tailed test priors": shifts,
+        **{f"by the rule {rule}: {SHOT_RULES[rule].text}": rows for rule, rows in by_rule.items()},
+        "long-tailed test priors, most images of the classes frequent in training (forward) or rare": shifts,
     }
     for title, rows in sections.items():
-        lines += [title] if title else []
-        indent = "  " if title else ""
+        lines.append(title)
         for name, keys in rows:
             values = [percent(_find(figures, keys)) for figures in heads.values()]
-            lines.append((indent + name).ljust(LABEL_WIDTH) + _cells(values))
+            lines.append(f"  {name}".ljust(LABEL_WIDTH) + _cells(values))
     worst, never = class_names[heads[used]["worst_class"]], heads[used]["never_right"]
     lines.append(f"* the inference head: its worst class is {worst}, and {never} classes are never right")
     for label, taken_for, images in result["most_confused"][:CONFUSIONS_SHOWN]:
@@ -69,13 +68,12 @@ def _find(figures: dict[str, Any], keys: tuple[str, ...]) -> float | None:
 
 
 def _by_rule(train_counts: Sequence[int]) -> dict[str, list[Row]]:
-    """The groups by each rule, with the number of their classes; those of the main one are in the first rows too."""
+    """By rule, a row for each group with the number of its classes."""
     sections: dict[str, list[Row]] = {}
     for rule in SHOT_RULES:
         groups = shot_groups(train_counts, rule)
-        title = f"{SHOT_RULES[rule].text} ({rule}{', used above' if rule == MAIN_RULE else ''})"
-        sections[title] = [
-            (f"{name}, {(groups == code).sum()} classes", ("by_rule", rule, name))
+        sections[rule] = [
+            (f"{name} ({(groups == code).sum()} of {len(groups)} classes)", ("by_rule", rule, name))
             for code, name in enumerate(GROUPS)
         ]
     return sections

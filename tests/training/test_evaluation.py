@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipelines.batch import EvalBatch
 from training.backbones import Backbone
-from training.evaluate import EvalCounts, evaluate
+from training.evaluation import EvalCounts, evaluate, head_figures
 from training.model import LongTailModel
 from training.process_group import ProcessGroup
 
@@ -43,7 +46,7 @@ def make_batches(images: Tensor, labels: Tensor, counted: Tensor, size: int) -> 
 
 def run(model: LongTailModel, batches: list[EvalBatch]) -> EvalCounts:
     autocast = torch.autocast("cpu", enabled=False)
-    return evaluate(model, batches, ("conventional", "rebalanced"), CLASSES, ALONE, autocast)
+    return evaluate(model, batches, ("conventional", "rebalanced"), ALONE, autocast)
 
 
 def test_counts_equal_a_plain_loop_and_leave_padding_out() -> None:
@@ -66,8 +69,10 @@ def test_counts_equal_a_plain_loop_and_leave_padding_out() -> None:
             correct[head][label] += int(logits.argmax()) == label
     assert 0 < sum(total) < 23
     assert total[-1] == 0
-    assert counts.total.tolist() == total
-    assert {head: tensor.tolist() for head, tensor in counts.correct.items()} == correct
+    for head, sums in counts.heads.items():
+        assert sums.classes[0].tolist() == correct[head]
+        assert sums.classes[2].tolist() == total
+        assert sums.bins.sum(0)[:2].tolist() == [sum(total), sum(correct[head])]
     assert correct["conventional"] != correct["rebalanced"]
 
 
@@ -113,3 +118,16 @@ def test_spread_by_hand_with_padding_left_out() -> None:
     directions = torch.stack([axis, -3 * axis, torch.ones(FEATURES)])
     assert spread_of(directions, torch.tensor([True, True, False])) == pytest.approx(12**-0.5, abs=1e-6)
     assert spread_of(directions) != pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_figures_of_a_head_are_plain_values_and_fit_together() -> None:
+    draws = torch.Generator().manual_seed(6)
+    images, labels = torch.randn(80, 3, 2, 2, generator=draws), torch.arange(80) % CLASSES
+    counts = run(make_model(), make_batches(images, labels, torch.ones(80, dtype=torch.bool), 9))
+    figures = head_figures(counts.heads["rebalanced"], np.array([300, 90, 30, 4]))
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["all"] == pytest.approx(figures["macro"])
+    assert figures["shifted"]["uniform"] == pytest.approx(figures["macro"])
+    assert figures["worst"] == min(figures["per_class"])
+    assert 0 < figures["calibration_error"] < 1
+    assert next(iter(figures["shifted"])) == "forward10"  # 20 test images a class
