@@ -72,6 +72,14 @@ def test_certain_and_right_is_0_certain_and_wrong_is_1() -> None:
     assert measure((logits, torch.tensor([1, 0]), counted)) == 1
 
 
+def test_a_border_belongs_to_the_bin_below() -> None:
+    """Confidences 1/5 = 3/15 (right) and 1/6 (wrong) share bin 2: |1/2 - (1/5 + 1/6)/2|."""
+    logits = torch.zeros(2, 6)
+    logits[0, 5] = -math.inf
+    error = measure((logits, torch.tensor([0, 3]), torch.tensor([True, True])))
+    assert error == pytest.approx(0.5 - (1 / 5 + 1 / 6) / 2, abs=1e-6)
+
+
 def test_half_precision_is_measured_in_full() -> None:
     logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)).bfloat16()
     labels, counted = torch.arange(50) % 3, torch.ones(50, dtype=torch.bool)
