@@ -32,12 +32,16 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["hypothesis", "mypy", "pre-commit", "pytest", "ruff", "types-PyYAML", "types-tqdm"],
+        "dev": [
+            *("hypothesis", "mypy", "pre-commit", "pytest", "ruff", "types-PyYAML", "types-tqdm"),
+            "safetensors",  # reads back what training/saved_outputs.py writes
+        ],
     },
     entry_points={
         "console_scripts": [
             "fasttail-bench=tools.benchmark:main",
             "fasttail-convert=tools.convert_datasets:main",
+            "fasttail-evaluate=training.evaluate:main",
             "fasttail-train=training.train:main",
         ]
     },

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.user_error import UserError, run_command
+from training.accuracy import GROUPS
 from training.report_classes import accuracy_by_class_axis, draw_over_classes, frequency_axes
 from training.report_style import colour, draw_line, epoch_axis, legend_below, new_figure, save, style
-from training.run_record import COLUMNS, GROUPS, RunRecord, column, read_run
+from training.run_record import COLUMNS, RunRecord, column, read_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def run(arguments: list[str] | None) -> int:
     runs = [read_run(folder) for folder in options.runs]
     check_comparable(runs)
     print(table(runs))
+    print("\n" + more_table(runs))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         pictures = [
@@ -84,6 +86,36 @@ def table(runs: Sequence[RunRecord]) -> str:
             f"{len(groups)} classes: {sizes} ({runs[0].summary['shot_rule']})",
         ]
     )
+
+
+MORE_COLUMNS = {
+    "Top-5": ("top5",),
+    "Mean": ("macro",),
+    "Worst": ("worst",),
+    "Geometric": ("geometric_mean",),
+    "Harmonic": ("harmonic_mean",),
+    "Calibration": ("calibration_error",),
+    "Forward-50": ("shifted", "forward50"),
+    "Backward-50": ("shifted", "backward50"),
+}
+"""Heading -> keys in what `head_figures` returns; docs/evaluation.md says what each means."""
+
+
+def more_table(runs: Sequence[RunRecord]) -> str:
+    """The other figures of the same evaluation, in percent; a dash also where an older version did not count them."""
+    rows = []
+    for name, each in zip(names(runs), runs, strict=True):
+        figures = []
+        for keys in MORE_COLUMNS.values():
+            value = each.summary["accuracy"]
+            for key in keys:
+                value = (value or {}).get(key)
+            figures.append(percent(value))
+        rows.append([name, each.summary["method"], *figures])
+    title = (
+        "Of the same: top-5, over the classes' accuracies, expected calibration error, shifted test priors"
+    )
+    return "\n".join([title, *align([["run", "method", *MORE_COLUMNS], *rows])])
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

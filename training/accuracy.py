@@ -1,7 +1,7 @@
-"""Accuracy of a long-tailed model: counts per class -> top-1 over all images and over many, medium and few.
+"""Accuracy of a long-tailed model: counts per class -> top-1, top-5, many / medium / few, means over classes.
 
-Three rules for many, medium and few are in use, and figures by different rules do not compare. So the rule is
-part of the result.
+Three rules for many, medium and few are in use, and figures by different rules do not compare. So all three are
+computed, each under its name, and one is the main one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from pipelines.user_error import UserError
 
 MANY, MEDIUM, FEW = 0, 1, 2
 """Codes of `shot_groups`."""
+GROUPS = ("many", "medium", "few")
+"""Their names, in the order of the codes."""
+TOP_K = 5
+TOP_1_ROW, TOP_5_ROW, TOTAL_ROW = 0, 1, 2
+"""Rows of the (3, C) counts of `add_counts`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,12 @@ class ShotRule:
     few_to: int
     """Greatest number of training images of a few class."""
 
+    @property
+    def text(self) -> str:
+        """The rule in words, as "many > 100, medium 20 to 100, few < 20"."""
+        medium = f"medium {self.few_to + 1} to {self.many_from - 1}"
+        return f"many > {self.many_from - 1}, {medium}, few < {self.few_to + 1}"
+
 
 SHOT_RULES: dict[str, ShotRule] = {
     "classifier-balancing": ShotRule(many_from=101, few_to=19),
@@ -36,20 +47,38 @@ SHOT_RULES: dict[str, ShotRule] = {
 }
 """> 100 / 20..100 / < 20 (Kang et al. 2020 and most since); > 100 / 21..100 / <= 20 (GLMC's own trainer); and
 >= 100 / 21..99 / <= 20 (the code of Liu et al. 2019)."""
+MAIN_RULE = "classifier-balancing"
+"""The rule of `many`, `medium` and `few` wherever no rule is named."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracies as fractions of 1, None where there is nothing to average."""
+    """Fractions of 1, None where there is nothing to average. A class without test images is in no figure."""
 
     all: float
-    """Over all test images, each counting once."""
+    """Top-1 over all test images, each counting once."""
+    top5: float | None
+    """Share of all test images whose class is among the five largest logits; None where C is 5 or less."""
     many: float | None
-    """Mean of the per-class accuracies of the group, likewise `medium` and `few`."""
+    """Mean of the top-1 accuracies of the group's classes by `MAIN_RULE`, likewise `medium` and `few`."""
     medium: float | None
     few: float | None
+    macro: float
+    """Mean of the top-1 accuracies of all classes; that of all images where all classes have equally many."""
+    worst: float
+    """The lowest top-1 accuracy of a class."""
+    worst_class: int
+    """The class that has it, the first where several do."""
+    geometric_mean: float
+    """Of the classes' accuracies. 0 as soon as one class is never right: nothing is put in the place of a zero."""
+    harmonic_mean: float
+    """Likewise, and 0 likewise."""
+    never_right: int
+    """Classes of accuracy 0: what makes the two means 0."""
+    by_rule: dict[str, dict[str, float | None]]
+    """many, medium and few by each of `SHOT_RULES`."""
     per_class: list[float | None]
-    """None for a class without test images; such a class is in no group's mean."""
+    """Top-1 of each class, None for a class without test images."""
 
 
 def shot_groups(train_counts: Sequence[int] | NDArray[np.integer], rule: str) -> NDArray[np.int8]:
@@ -66,41 +95,57 @@ def shot_groups(train_counts: Sequence[int] | NDArray[np.integer], rule: str) ->
     return groups
 
 
-def add_counts(correct: Tensor, total: Tensor, logits: Tensor, labels: Tensor, counted: Tensor) -> None:
-    """Add a batch to (C,) int64 `correct` and `total` in place, on their device, without waiting for it.
+def add_counts(counts: Tensor, logits: Tensor, labels: Tensor, counted: Tensor) -> None:
+    """Add a batch to (3, C) int64 `counts` in place, on their device, without waiting for it.
 
+    The rows are images whose class has the largest logit, is among the five largest, and all images.
     `logits` (N, C), `labels` (N,) int64, `counted` (N,) bool: rows that are False are padding, and their
     labels only need to lie in [0, C). Sums of these counts over batches and ranks are exact, unlike means of
     accuracies.
     """
-    hits = (logits.argmax(1) == labels) & counted
-    correct.scatter_add_(0, labels, hits.to(correct.dtype))
-    total.scatter_add_(0, labels, counted.to(total.dtype))
+    top = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+    first = logits.argmax(1) == labels  # of equal logits the first, whatever topk does
+    hits = (first, (top == labels[:, None]).any(1), counted)
+    for row, hit in zip(counts, hits, strict=True):
+        row.scatter_add_(0, labels, (hit & counted).to(row.dtype))
 
 
-def accuracy_from_counts(
-    correct: Tensor,
-    total: Tensor,
-    train_counts: Sequence[int] | NDArray[np.integer],
-    rule: str = "classifier-balancing",
-) -> Accuracy:
-    """(C,) correct, tested and training images per class -> `Accuracy`; waits for the device."""
-    right = correct.cpu().double().numpy()
-    tested = total.cpu().double().numpy()
-    assert right.shape == tested.shape == (len(train_counts),), "one count a class"
+def accuracy_from_counts(counts: Tensor, train_counts: Sequence[int] | NDArray[np.integer]) -> Accuracy:
+    """(3, C) counts of `add_counts` and (C,) training images per class -> `Accuracy`; waits for the device."""
+    right, right5, tested = counts.cpu().double().numpy()
+    assert len(right) == len(train_counts), "one count a class"
     assert tested.sum() > 0, "nothing was evaluated"
-    groups = shot_groups(train_counts, rule)
     has_images = tested > 0
-    per_class = np.divide(right, tested, out=np.zeros_like(right), where=has_images)
-
-    def group_mean(group: int) -> float | None:
-        members = per_class[(groups == group) & has_images]
-        return float(members.mean()) if len(members) else None
-
+    per_class = np.divide(right, tested, out=np.full_like(right, np.nan), where=has_images)
+    present = per_class[has_images]
+    by_rule = {rule: _group_means(per_class, shot_groups(train_counts, rule)) for rule in SHOT_RULES}
     return Accuracy(
         all=float(right.sum() / tested.sum()),
-        many=group_mean(MANY),
-        medium=group_mean(MEDIUM),
-        few=group_mean(FEW),
+        top5=float(right5.sum() / tested.sum()) if len(right) > TOP_K else None,
+        **by_rule[MAIN_RULE],
+        macro=float(present.mean()),
+        worst=float(present.min()),
+        worst_class=int(np.nanargmin(per_class)),
+        geometric_mean=_geometric_mean(present),
+        harmonic_mean=_harmonic_mean(present),
+        never_right=int((present == 0).sum()),
+        by_rule=by_rule,
         per_class=[float(a) if has else None for a, has in zip(per_class, has_images, strict=True)],
     )
+
+
+def _group_means(per_class: NDArray[np.float64], groups: NDArray[np.int8]) -> dict[str, float | None]:
+    """Mean of each group by its name; NaN in `per_class` is a class without test images."""
+    means: dict[str, float | None] = {}
+    for code, name in enumerate(GROUPS):
+        members = per_class[(groups == code) & ~np.isnan(per_class)]
+        means[name] = float(members.mean()) if len(members) else None
+    return means
+
+
+def _geometric_mean(accuracies: NDArray[np.float64]) -> float:
+    return float(np.exp(np.log(accuracies).mean())) if (accuracies > 0).all() else 0.0
+
+
+def _harmonic_mean(accuracies: NDArray[np.float64]) -> float:
+    return float(len(accuracies) / (1 / accuracies).sum()) if (accuracies > 0).all() else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -35,6 +36,21 @@ def parse_config(parser: ArgumentParser, arguments: list[str] | None) -> tuple[C
     return Config(**settings), argparse.Namespace(
         **{k: v for k, v in vars(built).items() if k not in settings}
     )
+
+
+def config_from_dict(settings: dict[str, Any], source: Path) -> Config:
+    """The configuration that a checkpoint holds (`Config.to_dict`); settings that it lacks have their defaults.
+
+    Raises `UserError`, naming `source`, for settings that this version does not know.
+    """
+    parser = build_parser("", "")
+    try:
+        built = parser.instantiate(parser.parse_object(settings))
+    except argparse.ArgumentError as error:
+        raise UserError(
+            f"{source} was written by another version of fasttail ({_one_line(str(error))}); use that version"
+        ) from None
+    return Config(**{name: built[name] for name in Config.__dataclass_fields__})
 
 
 def write_config(config: Config, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,21 @@ from numpy.typing import NDArray
 from pipelines.eval_loader import EvalLoader
 from pipelines.train_loader import TrainLoader
 from pipelines.user_error import UserError
-from training.accuracy import accuracy_from_counts
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.config import Config
-from training.evaluate import evaluate
+from training.evaluation import evaluate, head_figures
 from training.model import LongTailModel
 from training.process_group import ProcessGroup
 from training.run_folder import RunFolder
 from training.run_log import RunLog
 from training.schedule import alpha, learning_rate
 from training.step import MeanMetrics, TrainStep
+
+LOGGED_FIGURES = (
+    *("all", "many", "medium", "few", "top5", "worst", "geometric_mean", "harmonic_mean"),
+    "calibration_error",
+)
+"""Of each evaluation; all of the last and the best epoch's are in summary.json."""
 
 
 @dataclass
@@ -75,7 +80,7 @@ class Trainer:
     first_step: int = 0
     """Steps done before this process."""
     last: dict[str, Any] | None = None
-    """Accuracy of the latest evaluation on data.test, by the inference head: the fields of `Accuracy`."""
+    """The latest evaluation on data.test, by the inference head: see `head_figures`."""
     best: dict[str, Any] | None = None
     """The same of the best epoch so far, with `epoch`, the `split` that chose it and its accuracy there."""
 
@@ -170,13 +175,12 @@ class Trainer:
             self.model,
             self.eval_loaders[split],
             objective.trained_heads,
-            len(self.class_counts),
             self.group,
             self.step.autocast(),
         )
         records = {}
-        for head, correct in counts.correct.items():
-            records[head] = asdict(accuracy_from_counts(correct, counts.total, self.class_counts))
+        for head, sums in counts.heads.items():
+            records[head] = head_figures(sums, self.class_counts)
             spread = counts.projection_spread if "projection" in objective.trained_layers else None
             self.log.write(
                 {
@@ -185,7 +189,7 @@ class Trainer:
                     "head": head,
                     "epoch": epoch,
                     "step": done,
-                    **{name: records[head][name] for name in ("all", "many", "medium", "few")},
+                    **{name: records[head][name] for name in LOGGED_FIGURES},
                     "projection_spread": spread,
                 }
             )

@@ -71,7 +71,10 @@ class LongTailModel(nn.Module):
         difference.
         """
         assert len(images) % passes == 0, f"{len(images)} images do not make {passes} equal views"
-        features = torch.cat([self.features(view) for view in images.chunk(passes)])
+        return self.layers(torch.cat([self.features(view) for view in images.chunk(passes)]))
+
+    def layers(self, features: Tensor) -> Outputs:
+        """(B, D) float32 features -> `Outputs`: the four linear layers."""
         with torch.autocast(features.device.type, enabled=False):
             projection = self.projection(features)
             return Outputs(

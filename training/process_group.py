@@ -46,6 +46,14 @@ class ProcessGroup:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks, rank 0 first, on rank 0; nothing on the others. Shapes must be the same."""
+        if self.world_size == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else None
+        dist.gather(tensor.contiguous(), parts)
+        return parts or []
+
     def wait_for_all(self) -> None:
         """Return once every rank has come here."""
         if self.world_size > 1:

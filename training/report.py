@@ -7,14 +7,16 @@ from pathlib import Path
 from pipelines.user_error import UserError
 from training.report_classes import draw_class_accuracy, draw_classifier_norm
 from training.report_curves import draw_alpha, draw_curves, draw_heads, draw_projection_spread
+from training.report_shifts import draw_shifted_priors
 from training.run_record import RunRecord, read_run
 
 
 def write_report(folder: Path) -> list[Path]:
     """Draw every picture that fits the run in `folder` into `folder/report` and return their paths.
 
-    Heads need an evaluation, accuracy by class needs data.test, and the spread of the projection is drawn only
-    where the consistency loss trains it. Raises `UserError` for an unfinished run and an unwritable folder.
+    Heads need an evaluation, accuracy by class and by test prior need data.test, and the spread of the projection
+    is drawn only where the consistency loss trains it. Raises `UserError` for an unfinished run and an unwritable
+    folder.
     """
     run = read_run(folder)
     report = run.folder.report
@@ -25,6 +27,7 @@ def write_report(folder: Path) -> list[Path]:
             draw_curves(run, report / "curves.png"),
             draw_alpha(run, report / "alpha.png"),
             draw_heads(run, report / "heads.png") if run.eval_split else None,
+            draw_shifted_priors(run, report / "shifted_priors.png"),
             draw_classifier_norm(run, report / "classifier_norm.png"),
             draw_projection_spread(run, report / "projection_spread.png")
             if _trains_projection(run)

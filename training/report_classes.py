@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from training.accuracy import GROUPS
 from training.checkpoint import load_checkpoint
 from training.report_curves import title
 from training.report_style import COLUMN_COLOURS, colour, legend_below, new_figure, save, style
-from training.run_record import GROUPS, RunRecord
+from training.run_record import RunRecord
 
 Values = NDArray[np.float64]
 FEW_CLASSES = 60

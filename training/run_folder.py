@@ -55,6 +55,10 @@ class RunFolder:
         """Checkpoint of the best epoch."""
         return self.path / "checkpoints" / "best.pt"
 
+    def outputs(self, split: str) -> Path:
+        """Logits, features and labels of an evaluation set, where `--save-outputs` asked for them."""
+        return self.path / f"outputs_{split}.safetensors"
+
     @property
     def report(self) -> Path:
         """Folder of the pictures."""
@@ -74,7 +78,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run left here."""
-        for file in (self.config, self.metrics, self.summary):
+        outputs = [self.outputs(split) for split in ("val", "test")]
+        for file in (self.config, self.metrics, self.summary, *outputs):
             file.unlink(missing_ok=True)
         for folder in (self.last.parent, self.report, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -13,12 +13,10 @@ import yaml
 from numpy.typing import NDArray
 
 from pipelines.user_error import UserError
-from training.accuracy import shot_groups
+from training.accuracy import GROUPS, MAIN_RULE, shot_groups
 from training.run_folder import RunFolder
 from training.run_log import Entry, read_entries
 
-GROUPS = ("many", "medium", "few")
-"""In the order of the codes of `shot_groups`."""
 COLUMNS = ("all", *GROUPS)
 """The accuracies of every table."""
 
@@ -45,7 +43,7 @@ class RunRecord:
     @property
     def class_groups(self) -> NDArray[np.int8]:
         """(C,) MANY, MEDIUM or FEW by the rule that the trainer's accuracies follow."""
-        return shot_groups(self.class_counts, "classifier-balancing")
+        return shot_groups(self.class_counts, MAIN_RULE)
 
     @property
     def class_accuracy(self) -> NDArray[np.float64] | None:

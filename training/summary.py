@@ -6,18 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from training.accuracy import MAIN_RULE, SHOT_RULES
 from training.loop import Trainer
 from training.run_folder import RunFolder
 from training.run_log import read_entries
 
-SHOT_RULE = "many > 100, medium 20 to 100, few < 20 training images a class"
+SHOT_RULE = f"{SHOT_RULES[MAIN_RULE].text} training images a class"
+MORE_FIGURES = {
+    "top5": "top-5",
+    "macro": "mean over classes",
+    "worst": "worst class",
+    "geometric_mean": "geometric mean",
+    "harmonic_mean": "harmonic mean",
+    "calibration_error": "expected calibration error",
+}
+"""What the terminal names in one line after the usual ones."""
 
 
 def write_summary(trainer: Trainer) -> dict[str, Any]:
     """Write summary.json and return what it holds.
 
-    `accuracy` is that of the last epoch on data.test by the inference head, as fractions; `best` is that of the
-    epoch that was best on `best.split`. The rates are of training steps alone, over all ranks.
+    `accuracy` holds the figures (`head_figures`) of the last epoch on data.test by the inference head; `best`
+    those of the epoch that was best on `best.split`. The rates are of training steps alone, over all ranks.
     """
     rates = [entry for entry in read_entries(trainer.folder.metrics) if entry["kind"] == "train"][-1]
     summary = {
@@ -47,6 +57,11 @@ def describe(summary: dict[str, Any], folder: RunFolder, pictures: list[Path]) -
     if accuracy is not None:
         groups = ", ".join(f"{name} {_percent(accuracy[name])}" for name in ("all", "many", "medium", "few"))
         lines.append(f"Top-1 of the last epoch on data.test ({summary['inference_head']} head): {groups}")
+        present = [
+            name for name in MORE_FIGURES if name in accuracy
+        ]  # an older version's checkpoint has none
+        more = ", ".join(f"{MORE_FIGURES[name]} {_percent(accuracy[name])}" for name in present)
+        lines += [f"Of the same: {more}"] if more else []
     if best is not None:
         lines.append(
             f"Best epoch {best['epoch']}, chosen on data.{best['split']}"

@@ -9,10 +9,13 @@ from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.user_error import run_command
 from training.build import build_trainer, open_betons
 from training.command_line import build_parser, config_text, parse_config, write_config
+from training.evaluation import evaluate
+from training.loop import Trainer
 from training.process_group import join_process_group
 from training.report import write_report
 from training.run_folder import RunFolder
 from training.run_log import FolderLog
+from training.saved_outputs import save_outputs
 from training.summary import describe, write_summary
 
 
@@ -24,6 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(arguments: list[str] | None) -> int:
     parser = build_parser("fasttail-train", "Train on a long-tailed beton, evaluate, and draw the report.")
     parser.add_argument("--restart", action="store_true", help="begin anew in a folder that holds a run")
+    parser.add_argument(
+        "--save-outputs",
+        action="store_true",
+        help="in the end, write both heads' logits, features and labels of data.val and data.test",
+    )
     config, flags = parse_config(parser, arguments)
     betons = open_betons(config)
     folder = RunFolder(Path(config.run.folder))
@@ -36,7 +44,8 @@ def _train(arguments: list[str] | None) -> int:
         group.wait_for_all()
         trainer = build_trainer(config, betons, folder, group, pool, anew=flags.restart)
         if trainer.is_finished and folder.summary.exists() and folder.report.exists():
-            group.say(f"{folder.path} holds this run, finished; --restart begins it anew")
+            outputs = "; training.evaluate saves its outputs" if flags.save_outputs else ""
+            group.say(f"{folder.path} holds this run, finished; --restart begins it anew{outputs}")
             return 0
         if group.is_main:
             if flags.restart:
@@ -47,11 +56,29 @@ def _train(arguments: list[str] | None) -> int:
                 folder.path, first_step=trainer.first_step, total_steps=trainer.loader.total_steps
             )
         trainer.train()
+        if flags.save_outputs:
+            save_run_outputs(trainer)
         if group.is_main:
             summary = write_summary(trainer)
             pictures = write_report(folder.path)
             group.say(describe(summary, folder, pictures))
     return 0
+
+
+def save_run_outputs(trainer: Trainer) -> None:
+    """Write `outputs_SPLIT.safetensors` of every evaluation set into the run's folder; all ranks take part."""
+    objective = trainer.step.objective
+    metadata = {
+        "method": objective.name,
+        "inference_head": objective.inference_head,
+        "trained_heads": ",".join(objective.trained_heads),
+    }
+    for split, loader in trainer.eval_loaders.items():
+        path, images = trainer.folder.outputs(split), loader.beton.num_images
+        named = {**metadata, "data": str(loader.beton.path)}
+        with save_outputs(path, trainer.model, images, trainer.group, named) as file:
+            heads, autocast = objective.trained_heads, trainer.step.autocast()
+            evaluate(trainer.model, loader, heads, trainer.group, autocast, [file])
 
 
 if __name__ == "__main__":

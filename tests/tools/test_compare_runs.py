@@ -62,6 +62,9 @@ def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "medium": 0.70049,
         "few": None,
         "per_class": [0.9, 0.9, None, 0.7, 0.7],
+        **{"top5": None, "macro": 0.8, "worst": 0.7, "geometric_mean": 0.79373, "harmonic_mean": 0.7875},
+        "calibration_error": 0.0345,
+        "shifted": {"forward2": 0.83, "uniform": 0.8, "backward2": 0.77, "forward50": 0.8801},
     }
     a = write_run(tmp_path / "plain")
     b = write_run(tmp_path / "mixed", method="glmc", seed=11, accuracy=better)
@@ -75,6 +78,11 @@ def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "plain  ce         4       2  74.4  98.8    50.0    -",
         "mixed  glmc      11       2  79.4  90.0    70.0    -",
         "5 classes: 2 many, 3 medium, 0 few (many > 100, medium 20 to 100, few < 20 training images a class)",
+        "",
+        "Of the same: top-5, over the classes' accuracies, expected calibration error, shifted test priors",
+        "run    method  Top-5  Mean  Worst  Geometric  Harmonic  Calibration  Forward-50  Backward-50",
+        "plain  ce          -     -      -          -         -            -           -            -",
+        "mixed  glmc        -  80.0   70.0       79.4      78.8          3.5        88.0            -",
         "",
         "Pictures:",
         f"  {out}/class_accuracy.png",

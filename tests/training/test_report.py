@@ -20,6 +20,7 @@ from training.checkpoint import Checkpoint, save_checkpoint
 from training.report import write_report
 from training.report_classes import draw_over_classes, frequency_axes, most_frequent_first
 from training.report_curves import best_epoch_note
+from training.report_shifts import draw_shifted_priors
 from training.run_record import read_run
 
 SHOT_RULE = "many > 100, medium 20 to 100, few < 20 training images a class"
@@ -116,6 +117,20 @@ def test_which_pictures(tmp_path: Path, settings: dict[str, Any], more: set[str]
             assert image.format == "PNG"
             assert image.convert("L").getextrema() == (0, 255)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_accuracy_by_test_prior(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["accuracy"]["shifted"] = {"uniform": 0.55}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert "shifted_priors.png" not in {picture.name for picture in write_report(folder)}
+    summary["accuracy"]["shifted"] = {"forward2": 0.6, "uniform": 0.55, "backward2": 0.5}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    run, path = read_run(folder), folder / "report" / "shifted_priors.png"
+    assert draw_shifted_priors(run, path) == path
+    with Image.open(path) as image:
+        assert image.convert("L").getextrema() == (0, 255)
 
 
 def test_drawn_again_it_is_the_same(tmp_path: Path) -> None:

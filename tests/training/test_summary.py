@@ -14,7 +14,10 @@ from training.run_folder import RunFolder
 from training.summary import describe
 
 COUNTS = [int(120 * 50 ** (-c / 9)) for c in range(10)]
-ACCURACY = {"all", "many", "medium", "few", "per_class"}
+ACCURACY = {
+    *("all", "top5", "many", "medium", "few", "macro", "worst", "worst_class", "geometric_mean"),
+    *("harmonic_mean", "never_right", "by_rule", "per_class", "calibration_error", "shifted"),
+}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def test_best_is_the_first_best_epoch_and_best_pt_holds_it(
 
 def test_the_terminal_shows_percent_and_says_what_chose_the_best_epoch(tmp_path: Path) -> None:
     accuracy = {"all": 0.1234, "many": 1.0, "medium": None, "few": 0.0, "per_class": [1.0, 0.0]}
+    more = {"top5": None, "macro": 0.5, "worst": 0.0, "geometric_mean": 0.0, "calibration_error": 0.045}
     summary: dict[str, Any] = {
         "inference_head": "rebalanced",
         "accuracy": accuracy,
@@ -89,6 +93,12 @@ def test_the_terminal_shows_percent_and_says_what_chose_the_best_epoch(tmp_path:
     assert (
         "Best epoch 4, chosen on data.test, the test set itself, as the literature does: 50.0 % there" in text
     )
+    assert "Of the same" not in text, "an older version counted no more"
+    now = describe({**summary, "accuracy": {**accuracy, **more}}, RunFolder(tmp_path), [])
+    assert (
+        "Of the same: top-5 -, mean over classes 50.0 %, worst class 0.0 %, geometric mean 0.0 %, expected "
+        "calibration error 4.5 %"
+    ) in now
     assert f"Picture: {tmp_path / 'report' / 'curves.png'}" in text
     on_val = describe({**summary, "best": {**summary["best"], "split": "val"}}, RunFolder(tmp_path), [])
     assert "chosen on data.val: 50.0 % there" in on_val
