@@ -62,12 +62,12 @@ class DaliViews:
         try:
             frames = self.decoder.take(ticket)
         except RuntimeError as error:
-            raise self._name_bad_image(indices, str(error)) from error
+            raise self.name_bad_image(indices, str(error)) from error
         views = torch.stack(frames)
         self.decoder.release(frames)
         return views
 
-    def _name_bad_image(self, indices: NDArray[np.int64], message: str) -> UserError:
+    def name_bad_image(self, indices: NDArray[np.int64], message: str) -> UserError:
         """What DALI failed on, by the CPU decoder's findings, or else by the sample that DALI names."""
         view = np.empty((1, self.crops.settings.size, self.crops.settings.size, 3), np.uint8)
         for i in range(len(indices)):
