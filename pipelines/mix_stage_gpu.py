@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipelines.augment_gpu import augment_on_device
+from pipelines.augment_gpu import augment_on_device, colour_parameters
 from pipelines.batch import send
 from pipelines.mix_kernel import mix_views, normalise_views
 from pipelines.mixing_draws import MixDraws
@@ -25,8 +25,10 @@ class GpuMixStage:
         n = len(how_a.indices)
         views_a, views_b = views[:, :n], views[:, n:]
         if how_a.colours:
-            augment_on_device(views_a, how_a.colours)
-            augment_on_device(views_b, how_b.colours)
+            in_memory = [
+                each for of_view in zip(how_a.colours, how_b.colours, strict=True) for each in of_view
+            ]
+            augment_on_device(views, colour_parameters(in_memory, self.device))
         out = self._images(2 * n)
         lam, boxes = (
             send(torch.from_numpy(np.ascontiguousarray(values)), self.device)
@@ -38,7 +40,7 @@ class GpuMixStage:
     def normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
         """As `MixStage.normalise`."""
         if how is not None and how.colours:
-            augment_on_device(views, how.colours)
+            augment_on_device(views, colour_parameters(how.colours, self.device))
         out = self._images(views.shape[1])
         normalise_views(views[0], self.view.mean, self.view.std, out)
         return out

@@ -14,7 +14,7 @@ from pipelines.dali_views import DaliViews
 from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages
-from pipelines.images_staged import MixStage, StagedImages, ViewFeed
+from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.pinned_views import PinnedViews
 from pipelines.resident_views import ResidentDeviceViews
@@ -22,7 +22,7 @@ from pipelines.split_views import SplitViews
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
-from pipelines.view_sources import ResidentViews, open_views
+from pipelines.view_sources import ResidentViews, ViewSource, open_views
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,33 @@ class ImageWorks:
         """The images of one set."""
         source = open_views(beton, self.view)
         if self.device.type == "cuda":
-            if isinstance(source, ResidentViews):
-                feed: ViewFeed = ResidentDeviceViews(source, self.device)
-            else:
-                feed = self._device_feed(beton)
-            return StagedImages(feed, _kernels(self.view, self.device, self.dtype))
+            return self._open_on_gpu(beton, source)
         if self.dali is not None:
             return StagedImages(DaliViews(beton, self.view, self.dali), CpuMixStage(self.view, self.pool))
         return CpuImages(source, self.view, self.pool)
 
-    def _device_feed(self, beton: BetonFile) -> ViewFeed:
+    def _open_on_gpu(self, beton: BetonFile, source: ViewSource) -> ImageBackend:
+        """The kernels are imported here: Triton comes with PyTorch's CUDA builds only."""
+        try:
+            from pipelines.images_resident import ResidentImagesOnGpu
+            from pipelines.mix_stage_gpu import GpuMixStage
+        except ImportError as error:
+            raise UserError(
+                f"the mix kernel cannot be imported ({error}); install PyTorch's CUDA build, which brings Triton"
+            ) from error
+        stage = GpuMixStage(self.view, self.device, self.dtype)
+        if not isinstance(source, ResidentViews):
+            return StagedImages(self._gpu_feed(beton, source), stage)
+        if self.view.augment == "none":
+            return ResidentImagesOnGpu(source, self.view, self.device, self.dtype)
+        return StagedImages(ResidentDeviceViews(source, self.device), stage)
+
+    def _gpu_feed(self, beton: BetonFile, source: ViewSource) -> ViewFeed:
         """Views of decoded images on a GPU."""
         by_dali = None if self.dali is None else DaliViews(beton, self.view, self.dali)
-        if self.decode.by == "dali-gpu":
-            assert by_dali is not None
+        if by_dali is not None and self.decode.by == "dali-gpu":
             return by_dali
-        by_threads = PinnedViews(open_views(beton, self.view), self.view.size, self.pool, self.device)
+        by_threads = PinnedViews(source, self.view.size, self.pool, self.device)
         return by_threads if by_dali is None else SplitViews(by_threads, by_dali, self.decode.share)
 
 
@@ -130,14 +141,3 @@ def open_image_works(
     if decode.uses_dali:
         decoder = DaliDecoder(batch, dali, threads=pool.threads, device=device)
     return ImageWorks(view=view, decode=decode, device=device, dtype=dtype, pool=pool, dali=decoder)
-
-
-def _kernels(view: ViewSettings, device: torch.device, dtype: torch.dtype) -> MixStage:
-    """The second stage on a GPU, imported where it is wanted: Triton comes with PyTorch's CUDA builds only."""
-    try:
-        from pipelines.mix_stage_gpu import GpuMixStage
-    except ImportError as error:
-        raise UserError(
-            f"the mix kernel cannot be imported ({error}); install PyTorch's CUDA build, which brings Triton"
-        ) from error
-    return GpuMixStage(view, device, dtype)
