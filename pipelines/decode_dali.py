@@ -218,6 +218,7 @@ def build_pipeline(shape: DaliShape, settings: DaliSettings, threads: int, devic
             output_type=types.RGB,
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
+            affine=False,  # several processes on a machine would tie their threads to the same cores
             hw_decoder_load=settings.hardware_share,
             hybrid_huffman_threshold=settings.huffman_threshold,
         )
