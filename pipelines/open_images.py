@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.beton_reader import BetonFile
+from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
-from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages, ViewFeed

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.decode_dali import DaliShape
+from pipelines.dali_graph import DaliShape
 from pipelines.eval_loader import EvalLoader
 from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from pipelines.decode_dali import DaliSettings
+from pipelines.dali_graph import DaliSettings
 from pipelines.mixing_draws import MixSettings
 from pipelines.open_images import parse_decode
 from pipelines.user_error import UserError

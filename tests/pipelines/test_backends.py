@@ -23,8 +23,9 @@ from PIL import Image
 from pipelines import augment_reference, decode_reference, mix_reference
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile
+from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
-from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
 from pipelines.eval_loader import EvalLoader
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages

@@ -14,7 +14,8 @@ import torchvision.transforms.functional as TF
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape, Frames
+from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder, Frames
 from pipelines.decode_reference import decode
 from pipelines.eval_boxes import resize_center_crop_boxes
 from pipelines.user_error import UserError

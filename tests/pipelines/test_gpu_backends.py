@@ -16,15 +16,17 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile
-from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape
+from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
 from pipelines.decode_reference import decode
 from pipelines.eval_loader import EvalLoader
 from pipelines.images_cpu import CpuImages
 from pipelines.mixing_draws import MixSettings
-from pipelines.open_images import open_image_works, parse_decode
+from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
+from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 
@@ -33,7 +35,8 @@ import sys
 import torch
 from pipelines.beton_reader import open_beton
 from pipelines.dali_views import DaliViews
-from pipelines.decode_dali import DaliDecoder, DaliSettings, DaliShape
+from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
 from pipelines.images_cpu import CpuImages
 from pipelines.images_resident import ResidentImagesOnGpu
 from pipelines.images_staged import StagedImages
@@ -44,6 +47,7 @@ from pipelines.rank_slice import RankSlice
 from pipelines.eval_loader import EvalLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
+from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 
@@ -102,18 +106,21 @@ def open_loader(photographs: BetonFile, threads: ThreadPool) -> Callable[..., Pa
     """A maker of loaders of 8 pairs for the GPU; it also opens `loader.images` for an `EvalLoader`."""
 
     def make(by: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PairedLoader:
-        works = open_image_works(
-            VIEW,
-            threads,
-            decode=parse_decode(by),
-            dali=DaliSettings(),
-            device=GPU,
-            dtype=dtype,
-            batch=DaliShape(max_batch=16, views=2, size=64, depth=3),
-        )
-        return _loader(photographs, works.open(photographs), GPU, **changes)
+        return _loader(photographs, _works(threads, by, dtype).open(photographs), GPU, **changes)
 
     return make
+
+
+def _works(threads: ThreadPool, by: str, dtype: torch.dtype = torch.float32) -> ImageWorks:
+    return open_image_works(
+        VIEW,
+        threads,
+        decode=parse_decode(by),
+        dali=DaliSettings(),
+        device=GPU,
+        dtype=dtype,
+        batch=DaliShape(max_batch=16, views=2, size=64, depth=3),
+    )
 
 
 def _loader(beton: BetonFile, images: Any, device: torch.device, **changes: Any) -> PairedLoader:
@@ -263,3 +270,21 @@ def test_evaluation_in_the_middle_of_training(
         assert float((a.images.cpu() - b.images).abs().mean()) * 255 * 0.225 <= 2
     seen += list(training)
     assert all(_levels(a, b).mean() <= 2 for a, b in zip(seen, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_a_bad_image_ends_the_run_with_its_name(
+    photographs: BetonFile,
+    break_off: Callable[[BetonFile, int, Path], BetonFile],
+    threads: ThreadPool,
+    tmp_path: Path,
+    by: str,
+) -> None:
+    beton = break_off(photographs, 20, tmp_path / "damaged.beton")
+    with beton.path.open("r+b") as file:  # no byte of the image is left
+        file.seek(int(beton.offsets[20]))
+        file.write(bytes(int(beton.sizes[20])))
+    images = _works(threads, by).open(beton)
+    with pytest.raises(UserError, match=r"damaged\.beton: image 20 \(00020\.jpg\) is "):
+        list(_loader(beton, images, GPU).batches())

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipelines.beton_reader import BetonFile
+from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
-from pipelines.decode_dali import DaliSettings, DaliShape
 from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages
 from pipelines.open_images import Decode, ImageWorks, choose_decode, open_image_works, parse_decode
