@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from benchmarks.feed import Feed
 from benchmarks.measurement import OFFICIAL
 from pipelines.beton_reader import BetonFile
+from pipelines.images_cpu import CpuImages
 from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.run_ahead import Pending, run_ahead
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
 from pipelines.view_draws import ViewDraws, ViewSettings
+from pipelines.view_sources import open_views as open_views_of
 
 PREFETCH = 2
 WITHOUT_END = 1 << 40
@@ -38,7 +40,8 @@ def paired_loader(
         prefetch=PREFETCH,
         device=torch.device("cpu"),
     )
-    return PairedLoader(beton, settings, RankSlice(0, 1), pool, q=Q, mix=MixSettings())
+    images = CpuImages(open_views_of(beton, settings.view), settings.view, pool)
+    return PairedLoader(beton, settings, RankSlice(0, 1), images, q=Q, mix=MixSettings())
 
 
 def open_views(beton: BetonFile, threads: int, batch: int, augmentation: str) -> Feed:
@@ -58,15 +61,17 @@ def open_mixed(beton: BetonFile, threads: int, batch: int, augmentation: str) ->
 def start_views(loader: PairedLoader, step: int) -> Pending[NDArray[np.uint8]]:
     """Do what the loader does for a step, up to the views: the same draws, slices and threads."""
     how_a, how_b, _ = loader.draw_step(step)
+    assert isinstance(loader.images, CpuImages)
+    source, pool = loader.images.source, loader.images.pool
     size, n = loader.settings.view.size, loader.local_batch
     out = np.empty((2, 2, n, size, size, 3), np.uint8)
 
     def fill(how: ViewDraws, rows: slice, part: NDArray[np.uint8]) -> None:
-        loader.views.training_views(how, rows, part)
+        source.training_views(how, rows, part)
 
-    each = loader.views.images_per_task
+    each = source.images_per_task
     tasks = [
-        loader.pool.submit(fill, how, slice(start, min(start + each, n)), part[:, start : start + each])
+        pool.submit(fill, how, slice(start, min(start + each, n)), part[:, start : start + each])
         for start in range(0, n, each)
         for how, part in zip((how_a, how_b), out, strict=True)
     ]

@@ -28,7 +28,7 @@ class Batch:
     """(V, N) float32 in [0, 1]: the weight of label a in mixed image v of pair i; label b has 1 - λ."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device; copies from pinned memory do not make the host wait."""
+        """The same on another device; the host does not wait for the copies."""
         return _to_device(self, device)
 
 
@@ -48,6 +48,12 @@ class EvalBatch:
         return _to_device(self, device)
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a small tensor to a device without making the host wait; one that is there is returned as it is."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def _to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
-    values = {each.name: getattr(batch, each.name).to(device, non_blocking=True) for each in fields(batch)}
-    return type(batch)(**values)
+    return type(batch)(**{each.name: send(getattr(batch, each.name), device) for each in fields(batch)})

@@ -10,15 +10,22 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+Next = TypeVar("Next")
 
 
 @dataclass(frozen=True)
 class Pending(Generic[Value]):
-    """A value whose memory is being filled by tasks."""
+    """A value whose memory is being filled, by tasks or by something else that `finish` waits for."""
 
     tasks: list[Future[None]]
     finish: Callable[[], Value]
     """Makes the value once all tasks have ended."""
+    discard: Callable[[], object] = object
+    """Gives back what the value holds, where nobody wants it any more; also after `finish` has failed."""
+
+    def then(self, change: Callable[[Value], Next]) -> Pending[Next]:
+        """The value that `change` makes of this one, in the thread that asks for the result."""
+        return Pending(self.tasks, lambda: change(self.finish()), self.discard)
 
     def result(self) -> Value:
         """Wait for the tasks; raises the first error among them, once none is writing any more."""
@@ -29,8 +36,9 @@ class Pending(Generic[Value]):
         return self.finish()
 
     def abandon(self) -> None:
-        """Drop the tasks that have not begun and wait for those that have."""
+        """Drop the tasks that have not begun, wait for those that have, and give back what they filled."""
         wait([task for task in self.tasks if not task.cancel()])
+        self.discard()
 
 
 def run_ahead(start: Callable[[Item], Pending[Value]], items: Iterable[Item], depth: int) -> Iterator[Value]:

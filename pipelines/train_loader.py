@@ -1,14 +1,13 @@
-"""Order, draws, decode, augment, mix -> the batches of a run. The whole state is the step.
+"""Order, draws, images, labels -> the batches of a run. The whole state is the step.
 
-A task of the pool makes a slice of pairs from bytes to normalised images, so that the uint8 views of a pair
-stay in the cache of the core that mixes them.
+A step reads: draw which images and how (the only chance there is), let the backend make views of them and mix these,
+add the labels. image_backend.py names the backends.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +17,13 @@ from numpy.typing import NDArray
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile
 from pipelines.draws import Draw
-from pipelines.mix_cpu import mix_into, normalise_into
+from pipelines.image_backend import ImageBackend
 from pipelines.mixing_draws import MixDraws, MixSettings, draw_mixing
 from pipelines.rank_slice import RankSlice
+from pipelines.read_ahead import STEPS_AHEAD, open_read_ahead
 from pipelines.run_ahead import Pending, run_ahead
 from pipelines.samplers import ReversedStream, UniformStream
-from pipelines.thread_pool import ThreadPool
 from pipelines.view_draws import ViewDraws, ViewSettings, draw_views
-from pipelines.view_sources import ViewSource, open_views
 
 UNIFORM, REVERSED = 0, 1
 """Streams a and b, as `Draw.stream` counts them."""
@@ -69,13 +67,13 @@ class TrainLoader(ABC):
     """Batches of one beton for one rank."""
 
     def __init__(
-        self, beton: BetonFile, settings: LoaderSettings, ranks: RankSlice, pool: ThreadPool
+        self, beton: BetonFile, settings: LoaderSettings, ranks: RankSlice, images: ImageBackend
     ) -> None:
         self.settings = settings
         self.ranks = ranks
-        self.pool = pool
+        self.images = images
         self.labels = beton.labels
-        self.views: ViewSource = open_views(beton, settings.view)
+        self.read_ahead = open_read_ahead(beton, settings.view)
         self.uniform = UniformStream(beton.num_images, settings.seed)
         self.local_batch = ranks.local_batch(settings.global_batch)
         self.steps_per_epoch = ranks.steps_per_epoch(beton.num_images, settings.global_batch)
@@ -92,9 +90,19 @@ class TrainLoader(ABC):
         """The batches from step `first_step` (0-based, over all epochs) to the end of the last epoch."""
         return Batches(self, first_step)
 
-    @abstractmethod
     def start(self, step: int) -> Pending[Batch]:
-        """Draw everything of a step and hand its slices to the pool."""
+        """Draw everything of a step and begin to make it; ask for the bytes of a later one."""
+        if step + STEPS_AHEAD < self.total_steps:
+            self.read_ahead(self.images_of(self.draw_at(step + STEPS_AHEAD)))
+        return self.make(step)
+
+    @abstractmethod
+    def make(self, step: int) -> Pending[Batch]:
+        """Draw everything of a step and begin to make it."""
+
+    @abstractmethod
+    def images_of(self, draw: Draw) -> NDArray[np.int64]:
+        """Which source images a step shows."""
 
     def draw_at(self, step: int) -> Draw:
         """Seed, epoch and this rank's places of a step."""
@@ -102,42 +110,27 @@ class TrainLoader(ABC):
         places = self.ranks.train_places(step_in_epoch, 1, self.settings.global_batch)
         return Draw(self.settings.seed, epoch, places)
 
-    def submit(
-        self, fill: Callable[[slice, NDArray[np.float32]], None], views: int, pairs_per_task: int
-    ) -> tuple[list[Future[None]], torch.Tensor]:
-        """Give the pool the slices of a batch; returns the tasks and the (V·N, 3, S, S) images they fill.
-
-        `fill(rows, out)` makes the images (V, m, S, S, 3) float32 of the given rows.
-        """
-        size, n = self.settings.view.size, self.local_batch
-        memory = torch.empty((views, n, size, size, 3), pin_memory=self.settings.device.type == "cuda")
-        out = memory.numpy()
-        starts = range(0, n, pairs_per_task)
-        slices = [slice(start, min(start + pairs_per_task, n)) for start in starts]
-        tasks = [self.pool.submit(fill, rows, out[:, rows]) for rows in slices]
-        # memory that is dense in (image, y, x, channel) order is what PyTorch calls channels-last
-        return tasks, memory.view(views * n, size, size, 3).permute(0, 3, 1, 2)
+    def batch(
+        self, images: Pending[torch.Tensor], a: ViewDraws, b: ViewDraws, lam: NDArray[np.float32]
+    ) -> Pending[Batch]:
+        """The images of a step with their labels and weights (V, n)."""
+        label_a, label_b = (torch.from_numpy(self.labels[how.indices]) for how in (a, b))
+        weights, device = torch.from_numpy(lam), self.settings.device
+        return images.then(lambda made: Batch(made, label_a, label_b, weights).to(device))
 
 
 class PlainLoader(TrainLoader):
     """One view of each image of the uniform stream, not mixed: λ = 1."""
 
-    def start(self, step: int) -> Pending[Batch]:
-        """Draw everything of a step and hand its slices to the pool."""
+    def make(self, step: int) -> Pending[Batch]:
+        """Draw everything of a step and begin to make it."""
         draw = self.draw_at(step)
-        indices = self.uniform.indices(draw.epoch, draw.places)
-        how = draw_views(draw, indices, 1, self.settings.view, self.views)
-        view = self.settings.view
+        how = draw_views(draw, self.images_of(draw), 1, self.settings.view, self.images.crops)
+        return self.batch(self.images.plain(how), how, how, np.ones((1, self.local_batch), np.float32))
 
-        def fill(rows: slice, out: NDArray[np.float32]) -> None:
-            views = np.empty(out.shape, np.uint8)
-            self.views.training_views(how, rows, views)
-            normalise_into(views[0], view.mean, view.std, out[0])
-
-        tasks, images = self.submit(fill, 1, self.views.images_per_task)
-        label = torch.from_numpy(self.labels[indices])
-        batch = Batch(images, label, label, torch.ones(1, len(label)))
-        return Pending(tasks, lambda: batch.to(self.settings.device))
+    def images_of(self, draw: Draw) -> NDArray[np.int64]:
+        """Which source images a step shows."""
+        return self.uniform.indices(draw.epoch, draw.places)
 
 
 class PairedLoader(TrainLoader):
@@ -148,52 +141,34 @@ class PairedLoader(TrainLoader):
         beton: BetonFile,
         settings: LoaderSettings,
         ranks: RankSlice,
-        pool: ThreadPool,
+        images: ImageBackend,
         *,
         q: float,
         mix: MixSettings,
     ) -> None:
-        super().__init__(beton, settings, ranks, pool)
+        super().__init__(beton, settings, ranks, images)
         self.reversed = ReversedStream(beton.labels, q, settings.seed)
         self.mix = mix
+
+    def make(self, step: int) -> Pending[Batch]:
+        """Draw everything of a step and begin to make it."""
+        how_a, how_b, mixing = self.draw_step(step)
+        images = self.images.pairs(how_a, how_b, mixing)
+        return self.batch(images, how_a, how_b, np.stack([mixing.lam_mix, mixing.lam_cut]))
 
     def draw_step(self, step: int) -> tuple[ViewDraws, ViewDraws, MixDraws]:
         """All chance of a step: the views of stream a, those of stream b, and how they are mixed."""
         a = self.draw_at(step)
         b = Draw(a.seed, a.epoch, a.places, stream=REVERSED)
-        view = self.settings.view
-        views_a = draw_views(a, self.uniform.indices(a.epoch, a.places), 2, view, self.views)
-        views_b = draw_views(b, self.reversed.indices(b.epoch, b.places), 2, view, self.views)
+        view, crops = self.settings.view, self.images.crops
+        views_a = draw_views(a, self.uniform.indices(a.epoch, a.places), 2, view, crops)
+        views_b = draw_views(b, self.reversed.indices(b.epoch, b.places), 2, view, crops)
         mixing = draw_mixing(
             a, self.mix, height=view.size, width=view.size, global_batch=self.settings.global_batch
         )
         return views_a, views_b, mixing
 
-    def start(self, step: int) -> Pending[Batch]:
-        """Draw everything of a step and hand its slices to the pool."""
-        how_a, how_b, mixing = self.draw_step(step)
-        view = self.settings.view
-
-        def fill(rows: slice, out: NDArray[np.float32]) -> None:
-            views_a, views_b = np.empty((2, *out.shape), np.uint8)
-            self.views.training_views(how_a, rows, views_a)
-            self.views.training_views(how_b, rows, views_b)
-            mix_into(
-                views_a,
-                views_b,
-                mixing.lam_mix[rows],
-                mixing.cut_boxes[rows],
-                view.mean,
-                view.std,
-                out[0],
-                out[1],
-            )
-
-        tasks, images = self.submit(fill, 2, self.views.images_per_task // 2)
-        batch = Batch(
-            images,
-            torch.from_numpy(self.labels[how_a.indices]),
-            torch.from_numpy(self.labels[how_b.indices]),
-            torch.from_numpy(np.stack([mixing.lam_mix, mixing.lam_cut])),
-        )
-        return Pending(tasks, lambda: batch.to(self.settings.device))
+    def images_of(self, draw: Draw) -> NDArray[np.int64]:
+        """Which source images a step shows, first those of stream a."""
+        streams = (self.uniform, self.reversed)
+        return np.concatenate([stream.indices(draw.epoch, draw.places) for stream in streams])

@@ -63,14 +63,18 @@ class DecodedViews:
 
     def evaluation_views(self, indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """torchvision's Resize(eval_resize) and CenterCrop(size)."""
-        boxes = resize_center_crop_boxes(
+        boxes = self.evaluation_boxes(indices)[:, None]
+        no_flips = np.zeros((len(indices), 1), np.bool_)
+        self._decode(indices, boxes, no_flips, out[None], crop_first=False)
+
+    def evaluation_boxes(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 4) boxes (y0, x0, y1, x1) of the evaluation views, of fractional pixels."""
+        return resize_center_crop_boxes(
             self.beton.heights[indices],
             self.beton.widths[indices],
             self.settings.eval_resize,
             self.settings.size,
         )
-        no_flips = np.zeros((len(indices), 1), np.bool_)
-        self._decode(indices, boxes[:, None], no_flips, out[None], crop_first=False)
 
     def _decode(
         self,
@@ -85,16 +89,17 @@ class DecodedViews:
         try:
             decode_into(samples, boxes, flips, out, crop_first=crop_first)
         except DecodeError as error:
-            raise self._bad_image(int(indices[error.position]), error.reason) from None
+            raise self.bad_image(int(indices[error.position]), error.reason) from None
         except ValueError:
             # boxes are drawn from the sizes in the beton's tables, so one that does not fit means a damaged JPEG
             for index, sample in zip(indices.tolist(), samples, strict=True):
                 height, width = int(self.beton.heights[index]), int(self.beton.widths[index])
                 if sample.ndim == 1 and Image.open(io.BytesIO(sample.tobytes())).size != (width, height):
-                    raise self._bad_image(index, f"not {height} x {width} pixels, as the file says") from None
+                    raise self.bad_image(index, f"not {height} x {width} pixels, as the file says") from None
             raise
 
-    def _bad_image(self, index: int, reason: str) -> UserError:
+    def bad_image(self, index: int, reason: str) -> UserError:
+        """The mistake that ends a run: which file, which image, where it came from."""
         source = self.beton.source_path(index) or "source path not recorded"
         return UserError(
             f"{self.beton.path}: image {index} ({source}) is {reason}; "

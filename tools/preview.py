@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -22,13 +21,14 @@ from PIL import Image
 
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.train_loader import PairedLoader
 from pipelines.user_error import UserError, run_command
 from pipelines.view_draws import ViewDraws, ViewSettings
-from training.build import build_loader
+from training.build import build_image_works, build_loader
 from training.command_line import build_parser, parse_config
-from training.process_group import ProcessGroup
+from training.process_group import choose_device
 
 COLOURS = ("tab:blue", "tab:orange")
 """Of the crop for MixUp and the crop for CutMix."""
@@ -46,8 +46,10 @@ def _preview(arguments: list[str] | None) -> int:
     parser.add_argument("--pairs", type=int, default=6, help="rows of the grid")
     config, flags = parse_config(parser, arguments)
     beton = open_beton(config.data.train)
+    device = choose_device(config.run.device, 0)
+    ranks = RankSlice(0, 1)
     with ThreadPool(config.data.threads or available_cpus()) as pool:
-        loader = build_loader(config, beton, ProcessGroup(0, 1, torch.device("cpu")), pool)
+        loader = build_loader(config, beton, ranks, build_image_works(config, ranks, device, pool))
         if not isinstance(loader, PairedLoader):
             raise UserError(f"method {config.method} mixes nothing: preview shows pairs, as method glmc has")
         if not 0 <= flags.step < loader.total_steps:
@@ -120,7 +122,7 @@ def _mixed_images(
     batch: Batch, i: int, view: ViewSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The two mixed images of pair i, normalisation undone: (S, S, 3) in [0, 1]."""
-    images = batch.images.permute(0, 2, 3, 1)[[i, i + len(batch.label_a)]].numpy()
+    images = batch.images.permute(0, 2, 3, 1)[[i, i + len(batch.label_a)]].float().cpu().numpy()
     mix, cut = np.clip(images * np.array(view.std, np.float32) + np.array(view.mean, np.float32), 0, 1)
     return mix, cut
 

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.dali_graph import DaliShape
 from pipelines.eval_loader import EvalLoader
+from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
@@ -60,7 +62,9 @@ def build_trainer(
     if checkpoint is not None:
         step.optimizer.load_state_dict(checkpoint.optimizer)
         step.scaler.load_state_dict(checkpoint.scaler)
-    loader = build_loader(config, train, group, pool)
+    ranks = RankSlice(group.rank, group.world_size)
+    works = build_image_works(config, ranks, group.device, pool)
+    loader = build_loader(config, train, ranks, works)
     return Trainer(
         config=config,
         group=group,
@@ -68,7 +72,7 @@ def build_trainer(
         model=model,
         step=step,
         loader=loader,
-        eval_loaders=build_eval_loaders(config, betons, loader.ranks, pool, group.device),
+        eval_loaders=build_eval_loaders(config, betons, ranks, works),
         class_counts=train.counts,
         log=SilentLog(),
         clock=Clock(checkpoint.seconds if checkpoint else 0.0),
@@ -105,7 +109,26 @@ def build_step(config: Config, model: LongTailModel, objective: Objective, group
     )
 
 
-def build_loader(config: Config, beton: BetonFile, group: ProcessGroup, pool: ThreadPool) -> TrainLoader:
+def build_image_works(config: Config, ranks: RankSlice, device: torch.device, pool: ThreadPool) -> ImageWorks:
+    """What makes the images of all sets: threads, and DALI where it decodes."""
+    mixed = METHODS[config.method].mixed
+    return open_image_works(
+        config.view,
+        pool,
+        decode=parse_decode(config.data.decode),
+        dali=config.dali,
+        device=device,
+        dtype=choose_precision(config.run.precision, device),
+        batch=DaliShape(
+            max_batch=ranks.local_batch(config.optim.batch_size) * (2 if mixed else 1),
+            views=2 if mixed else 1,
+            size=config.view.size,
+            depth=config.data.prefetch + 1,
+        ),
+    )
+
+
+def build_loader(config: Config, beton: BetonFile, ranks: RankSlice, works: ImageWorks) -> TrainLoader:
     """The training batches that the method needs: plain images, or mixed pairs."""
     settings = LoaderSettings(
         view=config.view,
@@ -113,21 +136,23 @@ def build_loader(config: Config, beton: BetonFile, group: ProcessGroup, pool: Th
         epochs=config.optim.epochs,
         global_batch=config.optim.batch_size,
         prefetch=config.data.prefetch,
-        device=group.device,
+        device=works.device,
     )
-    ranks = RankSlice(group.rank, group.world_size)
+    images = works.open(beton)
     if METHODS[config.method].mixed:
-        return PairedLoader(beton, settings, ranks, pool, q=config.sampler.q, mix=config.mix)
-    return PlainLoader(beton, settings, ranks, pool)
+        return PairedLoader(beton, settings, ranks, images, q=config.sampler.q, mix=config.mix)
+    return PlainLoader(beton, settings, ranks, images)
 
 
 def build_eval_loaders(
-    config: Config, betons: dict[str, BetonFile], ranks: RankSlice, pool: ThreadPool, device: torch.device
+    config: Config, betons: dict[str, BetonFile], ranks: RankSlice, works: ImageWorks
 ) -> dict[str, EvalLoader]:
     """A loader for each of val and test that there is, in batches as large as the training ones."""
     local_batch = ranks.local_batch(config.optim.batch_size)
     return {
-        split: EvalLoader(beton, config.view, ranks, pool, local_batch=local_batch, device=device)
+        split: EvalLoader(
+            beton, config.view, ranks, works.open(beton), local_batch=local_batch, device=works.device
+        )
         for split, beton in betons.items()
         if split != "train"
     }
@@ -136,7 +161,7 @@ def build_eval_loaders(
 def read_versions() -> dict[str, str]:
     """Of what the result may depend on."""
     versions = {"python": platform.python_version()}
-    for name in ("fasttail", "torch", "torchvision", "numpy", "numba", "pillow"):
+    for name in ("fasttail", "torch", "torchvision", "numpy", "numba", "nvidia-dali-cuda120", "pillow"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from pipelines.dali_graph import DaliSettings
 from pipelines.mixing_draws import MixSettings
+from pipelines.open_images import parse_decode
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
 from training.objectives import GlmcSettings
@@ -27,6 +29,9 @@ class DataConfig:
     so."""
     test: str | None = None
     """Beton that the reported accuracy is measured on."""
+    decode: str = "auto"
+    """Who decodes: dali-gpu (auto, with a GPU), cpu (auto, without), dali-cpu (DALI's operators for a CPU), or
+    split:SHARE (CPU threads decode that share of the images for a GPU, DALI the rest)."""
     threads: int = 0
     """Threads that decode, augment and mix. 0: this process's share of the processors."""
     prefetch: int = 2
@@ -102,6 +107,7 @@ class Config:
     method: Literal["ce", "glmc"]
     """ce: cross-entropy on plain images. glmc: Du et al., CVPR 2023."""
     data: DataConfig
+    dali: DaliSettings = field(default_factory=DaliSettings)
     view: ViewSettings = field(default_factory=ViewSettings)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     mix: MixSettings = field(default_factory=MixSettings)
@@ -127,6 +133,7 @@ class Config:
             raise UserError(f"run.seed is {self.run.seed}: it must lie in [0, 2^63)")
         if self.data.threads < 0:
             raise UserError(f"data.threads is {self.data.threads}: it must be 0 (automatic) or more")
+        parse_decode(self.data.decode)
         for name, why in _without_effect(self):
             raise UserError(f"{name} has no effect with {why}: remove one of the two")
 
@@ -165,6 +172,19 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     for name in _changed(config.view):
         if name in unread:
             yield f"view.{name}", f"view.crop {config.view.crop}"
+    yield from _without_effect_on_decoding(config)
+
+
+def _without_effect_on_decoding(config: Config) -> Iterator[tuple[str, str]]:
+    """The same of the settings of decoders."""
+    if config.view.crop == "padded" and config.data.decode != "auto":
+        yield "data.decode", "view.crop padded, which decodes nothing"
+    gpu_only = ("hardware_share", "huffman_threshold")
+    for name in _changed(config.dali):
+        if config.view.crop == "padded":
+            yield f"dali.{name}", "view.crop padded, which decodes nothing"
+        elif config.data.decode == "cpu" or (config.data.decode == "dali-cpu" and name in gpu_only):
+            yield f"dali.{name}", f"data.decode {config.data.decode}"
 
 
 def _changed(settings: Any) -> list[str]:

@@ -13,7 +13,7 @@ from pipelines.user_error import UserError
 from training.checkpoint import Checkpoint, config_differences, load_checkpoint
 from training.config import Config
 
-MAY_CHANGE = ("run.folder", "run.log_steps", "data.threads", "data.prefetch")
+MAY_CHANGE = ("run.folder", "run.log_steps", "data.threads", "data.prefetch", "dali.threads")
 """Settings that do not change what a run computes, so a continued run may have others."""
 
 

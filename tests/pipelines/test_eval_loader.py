@@ -13,10 +13,12 @@ from PIL import Image
 from pipelines.batch import EvalBatch
 from pipelines.beton_reader import BetonFile
 from pipelines.eval_loader import EvalLoader
+from pipelines.images_cpu import CpuImages
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
+from pipelines.view_sources import open_views
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.3)
 PHOTOGRAPH_VIEWS = ViewSettings(size=40, eval_resize=53, mean=MEAN, std=STD)
@@ -33,7 +35,8 @@ def _loader(
     local_batch: int = 6,
 ) -> EvalLoader:
     ranks = RankSlice(rank, world_size)
-    return EvalLoader(beton, view, ranks, pool, local_batch=local_batch, device=torch.device("cpu"))
+    images = CpuImages(open_views(beton, view), view, pool)
+    return EvalLoader(beton, view, ranks, images, local_batch=local_batch, device=torch.device("cpu"))
 
 
 def _levels(images: torch.Tensor) -> np.ndarray:

@@ -15,12 +15,14 @@ import torch
 from pipelines import augment_reference, decode_reference, mix_reference
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile
+from pipelines.images_cpu import CpuImages
 from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewDraws, ViewSettings
+from pipelines.view_sources import open_views
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.3)
 PHOTOGRAPH_VIEWS = ViewSettings(size=28, mean=MEAN, std=STD)
@@ -33,6 +35,10 @@ def _settings(view: ViewSettings, **changes: Any) -> LoaderSettings:
     return LoaderSettings(view=view, device=torch.device("cpu"), **values)
 
 
+def _images(beton: BetonFile, pool: ThreadPool, view: ViewSettings) -> CpuImages:
+    return CpuImages(open_views(beton, view), view, pool)
+
+
 def _paired(
     beton: BetonFile,
     pool: ThreadPool,
@@ -43,7 +49,7 @@ def _paired(
     q: float = 1.5,
     **changes: Any,
 ) -> PairedLoader:
-    return PairedLoader(beton, _settings(view, **changes), ranks, pool, q=q, mix=mix)
+    return PairedLoader(beton, _settings(view, **changes), ranks, _images(beton, pool, view), q=q, mix=mix)
 
 
 def _levels(images: torch.Tensor) -> np.ndarray:
@@ -237,7 +243,9 @@ def test_an_epoch_shows_every_image_once_and_fills_its_last_batch(
     digits: BetonFile, pool: ThreadPool
 ) -> None:
     view = dataclasses.replace(DIGIT_VIEWS, pad=0, flip=0.0)  # views are the images themselves
-    loader = PlainLoader(digits, _settings(view, global_batch=70), RankSlice(0, 1), pool)
+    loader = PlainLoader(
+        digits, _settings(view, global_batch=70), RankSlice(0, 1), _images(digits, pool, view)
+    )
     n, batches = digits.num_images, list(loader.batches())
     assert n % 70 != 0 and len(loader) == -(-n // 70) and len(batches) == 2 * len(loader)
     expected = sorted((digits.image_bytes(i).tobytes(), int(digits.labels[i])) for i in range(n))
@@ -258,7 +266,7 @@ def test_plain_photographs_are_what_the_reference_makes(
     photographs: BetonFile, photograph_files: list[Path], pool: ThreadPool
 ) -> None:
     settings = _settings(PHOTOGRAPH_VIEWS, epochs=1)
-    loader = PlainLoader(photographs, settings, RankSlice(1, 2), pool)
+    loader = PlainLoader(photographs, settings, RankSlice(1, 2), _images(photographs, pool, PHOTOGRAPH_VIEWS))
     paired = _paired(photographs, pool, PHOTOGRAPH_VIEWS, epochs=1, ranks=RankSlice(1, 2))
     for step, batch in enumerate(loader.batches()):
         _check_form(batch, 1, 4, 28)
@@ -315,13 +323,14 @@ def test_a_bad_image_ends_the_run_with_its_name(
     beton = break_off(photographs, 20, tmp_path / "damaged.beton")
     pool = _RecordingPool(2)
     settings = _settings(PHOTOGRAPH_VIEWS, prefetch=3)
+    images = _images(beton, pool, PHOTOGRAPH_VIEWS)
     if mixed:
         # q = 0.5 seldom shows the image in stream b before stream a does, which takes an epoch at most
         loader: PairedLoader | PlainLoader = PairedLoader(
-            beton, settings, RankSlice(0, 1), pool, q=0.5, mix=BY_SAMPLE
+            beton, settings, RankSlice(0, 1), images, q=0.5, mix=BY_SAMPLE
         )
     else:
-        loader = PlainLoader(beton, settings, RankSlice(0, 1), pool)
+        loader = PlainLoader(beton, settings, RankSlice(0, 1), images)
     message = (
         rf"{re.escape(str(tmp_path))}/damaged\.beton: image 20 \(00020\.jpg\) is not a readable JPEG .*"
         "convert the set again"

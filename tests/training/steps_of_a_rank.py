@@ -11,8 +11,9 @@ import sys
 import torch
 from torch import nn
 
+from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
-from training.build import build_loader, build_seeded_model, build_step, open_betons
+from training.build import build_image_works, build_loader, build_seeded_model, build_step, open_betons
 from training.command_line import build_parser, parse_config
 from training.objectives import build_objective
 from training.process_group import join_process_group
@@ -38,7 +39,9 @@ def main(out: str, steps: int, command_line: list[str]) -> None:
         model.train_layers(objective.trained_layers)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         step = build_step(config, model, objective, group)
-        batches = iter(build_loader(config, train, group, pool).batches())
+        ranks = RankSlice(group.rank, group.world_size)
+        works = build_image_works(config, ranks, group.device, pool)
+        batches = iter(build_loader(config, train, ranks, works).batches())
         for t in range(steps):
             batch = next(batches)
             exact = dataclasses.replace(batch, images=batch.images.double(), lam=batch.lam.double())

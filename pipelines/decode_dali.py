@@ -1,0 +1,159 @@
+"""`decode` with DALI, on a GPU or on DALI's CPU operators: each source image decoded once, cut V times.
+
+The pipeline of dali_graph.py is driven directly: bytes and boxes are fed, an iteration is scheduled, and its outputs
+are taken later, in order, as tensors that own DALI's buffers (DLPack). decode_reference.py says what `decode` means.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.dlpack import from_dlpack
+
+from pipelines.crop_windows import CropWindows, crop_windows
+from pipelines.dali_graph import DaliSettings, DaliShape, build_pipeline
+
+Frames = list[torch.Tensor]
+"""Of each view (n, S, S, 3) uint8."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A batch that DALI was given: one decode of n images."""
+
+    views: int
+    """Crops that were asked for, at most the pipeline's V."""
+    frames: Frames | None = None
+    """Its views, once it is taken from DALI's queue."""
+    error: RuntimeError | None = None
+    """Why there are none."""
+    fed: list[Any] = field(default_factory=list)
+    """Memory that DALI reads until the batch is taken."""
+
+
+class DaliDecoder:
+    """One pipeline, in which batches keep their order. All calls come from one thread and one stream of PyTorch's."""
+
+    def __init__(
+        self, shape: DaliShape, settings: DaliSettings, *, threads: int, device: torch.device
+    ) -> None:
+        self.shape = shape
+        self.device = device
+        self.on_gpu = device.type == "cuda"
+        self.scheduled: deque[Ticket] = deque()
+        self.in_use: deque[tuple[torch.cuda.Event, Frames]] = deque()
+        self.pipeline: Any = build_pipeline(shape, settings, settings.threads or threads, device)
+        self._warm_up()
+
+    def schedule(
+        self,
+        samples: Sequence[NDArray[np.uint8]],
+        boxes: NDArray[np.float64],
+        flips: NDArray[np.bool_],
+        image_sizes: NDArray[np.integer],
+        *,
+        crop_first: bool,
+    ) -> Ticket:
+        """Give DALI a batch and return at once, or when the oldest of `depth` others is done.
+
+        Args:
+            samples: bytes of n JPEGs, (bytes,) uint8 each. They are not copied: what they are views of, say a
+                mapped file, must outlive the decoder.
+            boxes: (n, V', 4) as for `decode_reference.decode`, V' up to V.
+            flips: (n, V').
+            image_sizes: (n, 2) rows and columns of each source image.
+            crop_first: as for `decode_reference.decode`.
+
+        Raises:
+            ValueError: a box does not fit its image.
+        """
+        views = [
+            crop_windows(boxes[:, v], flips[:, v], image_sizes, self.shape.size, crop_first=crop_first)
+            for v in range(boxes.shape[1])
+        ]
+        return self._schedule(list(samples), views)
+
+    def take(self, ticket: Ticket) -> Frames:
+        """Return the (n, S, S, 3) uint8 of each view of a batch; with a GPU, ordered on PyTorch's current stream.
+
+        The tensors own their memory. On a GPU call `release` when all that reads them is on that stream.
+
+        Raises:
+            RuntimeError: DALI could not decode the batch.
+        """
+        while ticket.frames is None and ticket.error is None:
+            self._collect()
+        if ticket.error is not None:
+            raise ticket.error
+        frames, ticket.frames = ticket.frames, None
+        assert frames is not None
+        return frames
+
+    def discard(self, ticket: Ticket) -> None:
+        """Wait until DALI is done with a batch that nobody wants any more."""
+        while ticket in self.scheduled:
+            self._collect()
+        ticket.frames = None
+
+    def release(self, frames: Frames) -> None:
+        """Let DALI have the memory back once the work on PyTorch's current stream is done.
+
+        DALI would reuse it in the order of its own stream, which does not wait for PyTorch's.
+        """
+        if not self.on_gpu:
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        self.in_use.append((event, frames))
+        while self.in_use and self.in_use[0][0].query():
+            self.in_use.popleft()
+
+    def _schedule(self, samples: list[NDArray[np.uint8]], views: list[CropWindows]) -> Ticket:
+        if len(self.scheduled) == self.shape.depth:
+            self._collect()
+        ticket = self._feed(samples, views)
+        self.pipeline.schedule_run()
+        self.scheduled.append(ticket)
+        return ticket
+
+    def _feed(self, samples: list[NDArray[np.uint8]], views: list[CropWindows]) -> Ticket:
+        self.pipeline.feed_input("jpegs", samples)
+        for v in range(self.shape.views):
+            # A pipeline for two views that is asked for one makes that one twice: decoding is what costs.
+            # The graph calls its inputs as CropWindows its fields.
+            for name, values in vars(views[min(v, len(views) - 1)]).items():
+                self.pipeline.feed_input(f"{name}_{v}", np.ascontiguousarray(values))
+        return Ticket(len(views), fed=samples)
+
+    def _collect(self) -> None:
+        """Wait for the oldest batch."""
+        ticket = self.scheduled.popleft()
+        stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
+        try:
+            outputs = self.pipeline.share_outputs(stream)[: ticket.views]
+            ticket.frames = [from_dlpack(output.as_tensor()) for output in outputs]
+            self.pipeline.release_outputs()
+        except RuntimeError as error:
+            ticket.error = error
+        ticket.fed.clear()
+
+    def _warm_up(self) -> None:
+        """Run `depth` batches of one tiny image: DALI's first `schedule_run` starts that many at once."""
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(file, "JPEG")
+        sample = np.frombuffer(file.getvalue(), np.uint8)
+        box, size = np.array([[0.0, 0, 16, 16]]), np.array([[16, 16]])
+        window = crop_windows(box, np.array([False]), size, self.shape.size, crop_first=True)
+        tickets = [self._feed([sample], [window]) for _ in range(self.shape.depth)]
+        self.pipeline.schedule_run()
+        self.scheduled.extend(tickets)
+        for ticket in tickets:
+            self.take(ticket)

@@ -1,0 +1,64 @@
+"""Views of a batch by two feeds at once: CPU threads make some of its images, DALI the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.images_staged import ViewFeed
+from pipelines.run_ahead import Pending
+from pipelines.view_draws import ViewDraws
+
+Part = tuple[ViewFeed, Pending[torch.Tensor]]
+
+
+class SplitViews:
+    """A `ViewFeed`: the first `share` of each batch comes from one feed, the rest from another, on one device."""
+
+    def __init__(self, first: ViewFeed, rest: ViewFeed, share: float) -> None:
+        self.crops = first.crops
+        self.feeds = (first, rest)
+        self.share = share
+
+    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
+        """As `ViewFeed.training`."""
+        parts = []
+        for feed, rows in self._rows(len(how.indices)):
+            part = replace(
+                how, indices=how.indices[rows], crops=how.crops[rows], flips=how.flips[rows], colours=()
+            )
+            parts.append((feed, feed.training(part)))
+        return _join(parts)
+
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
+        """As `ViewFeed.evaluation`."""
+        return _join([(feed, feed.evaluation(indices[rows])) for feed, rows in self._rows(len(indices))])
+
+    def release(self, views: torch.Tensor) -> None:
+        """As `ViewFeed.release`: the views are a copy, and PyTorch's to free."""
+
+    def _rows(self, n: int) -> list[tuple[ViewFeed, slice]]:
+        """Which feed makes which images of a batch of n."""
+        cut = round(self.share * n)
+        rows = zip(self.feeds, (slice(0, cut), slice(cut, n)), strict=True)
+        return [(feed, each) for feed, each in rows if each.start < each.stop]
+
+
+def _join(parts: list[Part]) -> Pending[torch.Tensor]:
+    """The views of all parts, in their order, in memory of their own."""
+
+    def finish() -> torch.Tensor:
+        views = [pending.finish() for _, pending in parts]
+        whole = torch.cat(views, dim=1)
+        for (feed, _), part in zip(parts, views, strict=True):
+            feed.release(part)
+        return whole
+
+    def discard() -> None:
+        for _, pending in parts:
+            pending.discard()
+
+    return Pending([task for _, pending in parts for task in pending.tasks], finish, discard)

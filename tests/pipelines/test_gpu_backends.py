@@ -1,0 +1,290 @@
+"""What a GPU adds: the second stage by kernels (interpreted here), and, marked gpu, decoding, copies and streams."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.batch import Batch
+from pipelines.beton_reader import BetonFile
+from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
+from pipelines.decode_reference import decode
+from pipelines.eval_loader import EvalLoader
+from pipelines.images_cpu import CpuImages
+from pipelines.mixing_draws import MixSettings
+from pipelines.open_images import ImageWorks, open_image_works, parse_decode
+from pipelines.rank_slice import RankSlice
+from pipelines.thread_pool import ThreadPool
+from pipelines.train_loader import LoaderSettings, PairedLoader
+from pipelines.user_error import UserError
+from pipelines.view_draws import ViewSettings
+from pipelines.view_sources import open_views
+
+INTERPRETED = """
+import sys
+import torch
+from pipelines.beton_reader import open_beton
+from pipelines.dali_views import DaliViews
+from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.decode_dali import DaliDecoder
+from pipelines.images_cpu import CpuImages
+from pipelines.images_resident import ResidentImagesOnGpu
+from pipelines.images_staged import StagedImages
+from pipelines.mix_stage_cpu import CpuMixStage
+from pipelines.mix_stage_gpu import GpuMixStage
+from pipelines.mixing_draws import MixSettings
+from pipelines.rank_slice import RankSlice
+from pipelines.eval_loader import EvalLoader
+from pipelines.thread_pool import ThreadPool
+from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
+from pipelines.user_error import UserError
+from pipelines.view_draws import ViewSettings
+from pipelines.view_sources import open_views
+
+photographs, digits = (open_beton(path) for path in sys.argv[1:3])
+cpu = torch.device("cpu")
+
+def compare(beton, view, ours, theirs, tolerance):
+    settings = LoaderSettings(view=view, seed=6, epochs=1, global_batch=5, prefetch=1, device=cpu)
+    ranks, mix = RankSlice(0, 1), MixSettings(scope="sample")
+    for make in (
+        lambda images: PairedLoader(beton, settings, ranks, images, q=1.0, mix=mix).batches(),
+        lambda images: PlainLoader(beton, settings, ranks, images).batches(),
+        lambda images: EvalLoader(beton, view, ranks, images, local_batch=4, device=cpu),
+    ):
+        for _, a, b in zip(range(2), make(ours), make(theirs)):
+            assert a.images.shape == b.images.shape
+            assert a.images.is_contiguous(memory_format=torch.channels_last)
+            assert (a.images - b.images).abs().max() <= tolerance, (a.images - b.images).abs().max()
+
+with ThreadPool(1) as pool:
+    for augment in ("none", "jitter-gray-blur"):
+        view = ViewSettings(size=12, eval_resize=13, augment=augment)
+        shape = DaliShape(max_batch=10, views=2, size=12, depth=2)
+        feed = DaliViews(photographs, view, DaliDecoder(shape, DaliSettings(), threads=1, device=cpu))
+        kernels = StagedImages(feed, GpuMixStage(view, cpu, torch.float32))
+        compare(photographs, view, kernels, StagedImages(feed, CpuMixStage(view, pool)), 1e-5)
+    view = ViewSettings(size=32, crop="padded", pad=3)
+    source = open_views(digits, view)
+    resident = ResidentImagesOnGpu(source, view, cpu, torch.float32)
+    compare(digits, view, resident, CpuImages(source, view, pool), 1e-5)
+print("the same")
+"""
+
+
+def test_the_kernels_make_the_batches_of_the_cpu_loops(photographs: BetonFile, digits: BetonFile) -> None:
+    command = [sys.executable, "-W", "error", "-c", INTERPRETED, str(photographs.path), str(digits.path)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "the same\n", done.stderr
+
+
+VIEW = ViewSettings(size=64, eval_resize=70)
+GPU = torch.device("cuda", 0)
+CPU = torch.device("cpu")
+DECODERS = ["dali-gpu", "cpu", "split:0.4"]
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[ThreadPool]:
+    with ThreadPool(4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def open_loader(photographs: BetonFile, threads: ThreadPool) -> Callable[..., PairedLoader]:
+    """A maker of loaders of 8 pairs for the GPU; it also opens `loader.images` for an `EvalLoader`."""
+
+    def make(by: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PairedLoader:
+        return _loader(photographs, _works(threads, by, dtype).open(photographs), GPU, **changes)
+
+    return make
+
+
+def _works(threads: ThreadPool, by: str, dtype: torch.dtype = torch.float32) -> ImageWorks:
+    return open_image_works(
+        VIEW,
+        threads,
+        decode=parse_decode(by),
+        dali=DaliSettings(),
+        device=GPU,
+        dtype=dtype,
+        batch=DaliShape(max_batch=16, views=2, size=64, depth=3),
+    )
+
+
+def _loader(beton: BetonFile, images: Any, device: torch.device, **changes: Any) -> PairedLoader:
+    values: dict[str, Any] = {"seed": 6, "epochs": 4, "global_batch": 8, "prefetch": 2} | changes
+    settings = LoaderSettings(view=VIEW, device=device, **values)
+    return PairedLoader(beton, settings, RankSlice(0, 1), images, q=1.5, mix=MixSettings(scope="sample"))
+
+
+@pytest.fixture(scope="module")
+def expected(photographs: BetonFile, threads: ThreadPool) -> list[Batch]:
+    """The batches of the CPU."""
+    images = CpuImages(open_views(photographs, VIEW), VIEW, threads)
+    return list(_loader(photographs, images, CPU).batches())
+
+
+def _levels(batch: Batch, expected: Batch) -> np.ndarray:
+    """Differences of the images in levels; all else is equal."""
+    assert batch.images.device.type == "cuda"
+    for name in ("label_a", "label_b", "lam"):
+        assert torch.equal(getattr(batch, name).cpu(), getattr(expected, name))
+    difference = (batch.images.float().cpu() - expected.images).abs().permute(0, 2, 3, 1).numpy()
+    return difference * np.array(VIEW.std) * 255
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_batches_are_those_of_the_cpu(
+    open_loader: Callable[..., PairedLoader], expected: list[Batch], by: str
+) -> None:
+    """The threads' pixels exactly; nvJPEG's differ, and tools/benchmark.py says by how much."""
+    batches = list(open_loader(by).batches())
+    assert len(batches) == len(expected) == 12
+    for batch, other in zip(batches, expected, strict=True):
+        difference = _levels(batch, other)
+        assert difference.max() <= 1e-2 if by == "cpu" else difference.mean() <= 2
+
+
+@pytest.mark.gpu
+def test_the_resize_is_within_one_level_on_the_same_decoded_pixels(
+    make_photographs: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    files = make_photographs(tmp_path / "squares", 9, shortest=64, longest=64)
+    samples = [np.fromfile(file, np.uint8) for file in files]
+    sizes, whole = np.full((9, 2), 64), np.tile([0.0, 0, 64, 64], (9, 1, 1))
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 30, (9, 1, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(2, 35, (9, 1, 2))], axis=2).astype(float)
+    flips = rng.random((9, 1)) < 0.5
+
+    def views(size: int, boxes: np.ndarray, flips: np.ndarray) -> np.ndarray:
+        # all on one engine: which decoder an image is given to changes its pixels
+        shape = DaliShape(max_batch=9, views=1, size=size, depth=2)
+        decoder = DaliDecoder(shape, DaliSettings(hardware_share=0), threads=2, device=GPU)
+        return decoder.take(decoder.schedule(samples, boxes, flips, sizes, crop_first=True))[0].cpu().numpy()
+
+    pixels = views(64, whole, np.zeros((9, 1), bool))
+    for size in (13, 40):
+        expected = decode(list(pixels), boxes, flips, size)[0]
+        assert np.abs(views(size, boxes, flips).astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_memory_is_not_written_while_a_busy_stream_still_reads_it(
+    open_loader: Callable[..., PairedLoader], by: str
+) -> None:
+    """PyTorch's stream is behind by many batches, on a stream of its own, and every picture is still right."""
+    quiet = list(open_loader(by).batches())
+    stream = torch.cuda.Stream(GPU)
+    with torch.cuda.stream(stream):
+        busy = []
+        for batch in open_loader(by, prefetch=3).batches():
+            torch.cuda._sleep(20_000_000)
+            busy.append(batch)
+    stream.synchronize()
+    assert all(torch.equal(a.images, b.images) for a, b in zip(quiet, busy, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_the_host_does_not_wait_for_the_device(open_loader: Callable[..., PairedLoader], by: str) -> None:
+    list(open_loader(by, epochs=1).batches())  # compiles the kernels
+    batches = iter(open_loader(by).batches())
+    first = next(batches)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    torch.cuda._sleep(4_000_000_000)  # two seconds of a GPU of 2 GHz
+    behind = torch.cuda.Event()
+    behind.record()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            next(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not behind.query() and time.perf_counter() - start < 1.5
+    torch.cuda.synchronize()
+    assert first.images.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batches_have_the_trainers_dtype(
+    open_loader: Callable[..., PairedLoader], expected: list[Batch], by: str, dtype: torch.dtype
+) -> None:
+    batch = next(iter(open_loader(by, dtype).batches()))
+    assert batch.images.dtype == dtype and batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert _levels(batch, expected[0]).mean() <= 2.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_leaving_early_leaks_no_device_memory(open_loader: Callable[..., PairedLoader], by: str) -> None:
+    loader = open_loader(by)
+
+    def leave_early(times: int) -> None:
+        for _ in range(times):
+            for _ in loader.batches():
+                break
+        torch.cuda.synchronize()
+
+    leave_early(20)
+    allocated, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+    leave_early(100)
+    assert torch.cuda.memory_allocated() <= allocated + 1e6
+    assert torch.cuda.mem_get_info()[0] >= free - 32e6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_evaluation_in_the_middle_of_training(
+    photographs: BetonFile,
+    threads: ThreadPool,
+    open_loader: Callable[..., PairedLoader],
+    expected: list[Batch],
+    by: str,
+) -> None:
+    loader = open_loader(by)
+    training = iter(loader.batches())
+    seen = [next(training)]
+    ours = EvalLoader(photographs, VIEW, RankSlice(0, 1), loader.images, local_batch=6, device=GPU)
+    cpu = CpuImages(open_views(photographs, VIEW), VIEW, threads)
+    theirs = EvalLoader(photographs, VIEW, RankSlice(0, 1), cpu, local_batch=6, device=CPU)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.labels.cpu(), b.labels) and torch.equal(a.counted.cpu(), b.counted)
+        assert float((a.images.cpu() - b.images).abs().mean()) * 255 * 0.225 <= 2
+    seen += list(training)
+    assert all(_levels(a, b).mean() <= 2 for a, b in zip(seen, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", DECODERS)
+def test_a_bad_image_ends_the_run_with_its_name(
+    photographs: BetonFile,
+    break_off: Callable[[BetonFile, int, Path], BetonFile],
+    threads: ThreadPool,
+    tmp_path: Path,
+    by: str,
+) -> None:
+    beton = break_off(photographs, 20, tmp_path / "damaged.beton")
+    with beton.path.open("r+b") as file:  # no byte of the image is left
+        file.seek(int(beton.offsets[20]))
+        file.write(bytes(int(beton.sizes[20])))
+    images = _works(threads, by).open(beton)
+    with pytest.raises(UserError, match=r"damaged\.beton: image 20 \(00020\.jpg\) is "):
+        list(_loader(beton, images, GPU).batches())
