@@ -20,7 +20,7 @@ from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.user_error import UserError, run_command
 from pipelines.whole_file import check_output, partial_file, publish
 from training.accuracy import SHOT_RULES
-from training.build import build_eval_loaders, build_seeded_model, read_versions
+from training.build import build_eval_loaders, build_image_works, build_seeded_model, read_versions
 from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.command_line import config_from_dict
 from training.config import Config
@@ -138,11 +138,12 @@ def evaluate_task(task: Task, group: ProcessGroup, pool: ThreadPool) -> dict[str
     load_weights(model, task.checkpoint, options.checkpoint)
     model = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision(options.precision or task.config.run.precision, group.device)
-    # The loaders that training would use, with batches of this command's size.
-    batch_size = options.batch_size * group.world_size
-    config = replace(task.config, optim=replace(task.config.optim, batch_size=batch_size))
+    # The loaders that training would use, with batches of this command's size and this machine's decoder.
+    optim = replace(task.config.optim, batch_size=options.batch_size * group.world_size)
+    config = replace(task.config, optim=optim, data=replace(task.config.data, decode="auto"))
     ranks = RankSlice(group.rank, group.world_size)
-    loaders = build_eval_loaders(config, {"test": task.data}, ranks, pool, group.device)
+    works = build_image_works(config, ranks, group.device, pool)
+    loaders = build_eval_loaders(config, {"test": task.data}, ranks, works)
     confusions = Confusions(objective.inference_head, group)
     readers: list[BatchReader] = [confusions]
     with ExitStack() as files:
