@@ -29,10 +29,18 @@ class Feed:
     close: Callable[[], None]
     """Ends its threads and processes."""
 
-    def run(self, seconds: float) -> Timed:
+    def run_from_idle(self, seconds: float) -> Timed:
         """Time batches for `seconds`, once those that lay ready are gone, and let the feed become idle again."""
-        for _ in range(self.ahead + 1):
+        for _ in range(self.ahead):
             next(self.batches)
+        timed = self.run(seconds)
+        # What it prepares now must not fall into the run of the next feed.
+        time.sleep((self.ahead + 1) * self.pairs / timed.pairs_per_second)
+        return timed
+
+    def run(self, seconds: float) -> Timed:
+        """Time batches for `seconds` from the end of the next batch on; nothing may lie ready."""
+        next(self.batches)
         pairs, cpu, start = 0, time.process_time(), time.perf_counter()
         while True:
             next(self.batches)
@@ -40,7 +48,4 @@ class Feed:
             elapsed = time.perf_counter() - start
             if elapsed >= seconds:
                 break
-        timed = Timed(pairs / elapsed, (time.process_time() - cpu) / elapsed)
-        # What it prepares now must not fall into the run of the next feed.
-        time.sleep((self.ahead + 1) * self.pairs / timed.pairs_per_second)
-        return timed
+        return Timed(pairs / elapsed, (time.process_time() - cpu) / elapsed)

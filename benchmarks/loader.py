@@ -68,7 +68,7 @@ class Setting:
         """Pairs a second of one run."""
 
         def measure() -> float:
-            timed = self.feed.run(seconds)
+            timed = self.feed.run_from_idle(seconds)
             self.cores_used.append(timed.cores_used)
             return timed.pairs_per_second
 

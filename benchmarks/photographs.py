@@ -38,6 +38,7 @@ NOISE = (6.0, 18.0)
 """Bounds of the standard deviation of the noise, in grey levels."""
 QUALITY = (91, 97)
 """Bounds of the JPEG quality, the upper one left out; chroma at half resolution."""
+BETON = "photographs.beton"
 CLASSES = 20
 IMBALANCE = 20
 """Images of the first class over those of the last."""
@@ -48,8 +49,13 @@ class Photographs:
     """n source images, as a beton and as files."""
 
     beton: BetonFile
-    files: tuple[Path, ...]
-    """(n,) the same bytes, file i that of image i."""
+    folder: Path
+    """Of the beton and the files."""
+
+    @property
+    def files(self) -> list[Path]:
+        """(n,) the same bytes, file i that of image i."""
+        return _files(self.folder, self.beton.num_images)
 
     @property
     def labels(self) -> np.ndarray:
@@ -94,7 +100,12 @@ def made_photographs(count: int, *, seed: int = 0, cache: Path | None = None) ->
                     f"{folder}: the photographs cannot be made ({error.strerror}); set XDG_CACHE_HOME to a "
                     "folder with room for them"
                 ) from None
-    return Photographs(beton=open_beton(folder / "photographs.beton"), files=_files(folder, count))
+    return photographs_in(folder)
+
+
+def photographs_in(folder: Path) -> Photographs:
+    """Return the photographs that `made_photographs` or `photographs_of` wrote to a folder."""
+    return Photographs(beton=open_beton(folder / BETON), folder=folder)
 
 
 def make_files(folder: Path, count: int, seed: int) -> None:
@@ -130,7 +141,7 @@ def photographs_of(beton: BetonFile, count: int, folder: Path) -> Photographs:
         path.write_bytes(beton.image_bytes(i).tobytes())
     _, labels = np.unique(beton.labels[chosen], return_inverse=True)
     _convert(folder, labels)
-    return Photographs(beton=open_beton(folder / "photographs.beton"), files=_files(folder, count))
+    return photographs_in(folder)
 
 
 def long_tailed_labels(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -142,8 +153,8 @@ def long_tailed_labels(count: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.repeat(np.arange(classes), counts))
 
 
-def _files(folder: Path, count: int) -> tuple[Path, ...]:
-    return tuple(folder / f"{i:05d}.jpg" for i in range(count))
+def _files(folder: Path, count: int) -> list[Path]:
+    return [folder / f"{i:05d}.jpg" for i in range(count)]
 
 
 def _crop(photo: Image.Image, height: int, width: int, rng: np.random.Generator) -> Image.Image:
@@ -159,7 +170,5 @@ def _convert(folder: Path, labels: np.ndarray) -> None:
     names = [path.name for path in _files(folder, len(labels))]
     classes = [str(label) for label in range(int(labels.max()) + 1)]
     images = from_rows(names, labels.tolist(), classes, kind="list", name="photographs")
-    done = convert_images(
-        images, folder, folder / "photographs.beton", ConversionSettings(image=ImageSettings())
-    )
+    done = convert_images(images, folder, folder / BETON, ConversionSettings(image=ImageSettings()))
     assert done.copied == len(labels), "a beton's JPEGs and those made here go in byte for byte"

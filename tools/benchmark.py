@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import convert, loader, mix
+from benchmarks import convert, loader, mix, peers
 from benchmarks.command import Command, add_shared_options
 from benchmarks.machine import commit, machine, use_cores, versions
 from benchmarks.results import draw, table, write_json
 from pipelines.user_error import UserError, run_command
 
-COMMANDS: tuple[Command, ...] = (convert.COMMAND, loader.COMMAND, mix.COMMAND)
+COMMANDS: tuple[Command, ...] = (peers.COMMAND, loader.COMMAND, mix.COMMAND, convert.COMMAND)
 
 
 def main(arguments: list[str] | None = None) -> int:

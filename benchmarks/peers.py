@@ -1,0 +1,221 @@
+"""`peers`: pairs a second from the same JPEGs on the same cores, ours and other libraries', in turn.
+
+Each peer runs in a process of its own, at its own best number of workers, which a sweep finds first. Then all of
+them take turns, five timed runs each. A pair is two source images, one of each stream, decoded and cropped twice
+to 224 x 224: 2 decodes, 4 crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.command import Command, add_beton_option
+from benchmarks.feed import Feed
+from benchmarks.isolated import FeedError, IsolatedFeed
+from benchmarks.measurement import CROP_FLIP, OFFICIAL, Row, row_of, times
+from benchmarks.our_feeds import open_mixed, open_views
+from benchmarks.peer import Peer
+from benchmarks.peer_dali import open_dali
+from benchmarks.peer_ffcv import open_ffcv
+from benchmarks.peer_torch import open_official, open_official_full, open_torchvision_v2
+from benchmarks.photographs import Photographs, open_photographs
+from benchmarks.results import Results
+
+RUNS = 5
+PAIRS_A_CORE, FEWEST_PAIRS = 8, 32
+"""The batch: 32 pairs on two cores, 128 on sixteen (the official trainer has 120)."""
+WARM_UP = 0.5
+"""Seconds of the first run of a feed, in which it compiles, forks and fills its buffers; it does not count."""
+METRIC = "pairs_per_second"
+
+
+def open_ours(photographs: Photographs, workers: int, batch: int) -> Feed:
+    """Feed our loader's views."""
+    return open_views(photographs.beton, workers, batch, CROP_FLIP)
+
+
+def open_ours_full(photographs: Photographs, workers: int, batch: int) -> Feed:
+    """Feed our loader's mixed batches, with the official augmentation."""
+    return open_mixed(photographs.beton, workers, batch, OFFICIAL)
+
+
+PEERS = (
+    Peer(
+        name="official-style",
+        augmentation=CROP_FLIP,
+        open=open_official,
+        loaders=2,
+        differs="Pillow from files; views stay uint8, without ToTensor and Normalize; worker processes",
+    ),
+    Peer(
+        name="torchvision-v2",
+        augmentation=CROP_FLIP,
+        open=open_torchvision_v2,
+        loaders=2,
+        differs="decode_jpeg from files, v2 transforms on uint8 tensors; worker processes",
+    ),
+    Peer(
+        name="stock-ffcv",
+        augmentation=CROP_FLIP,
+        open=open_ffcv,
+        loaders=2,
+        differs="our beton; decodes an image for each view (fast DCT, INTER_AREA); threads",
+    ),
+    Peer(
+        name="stock-dali",
+        augmentation=CROP_FLIP,
+        open=open_dali,
+        loaders=1,
+        differs="its file reader and CPU operators; decodes once, crops twice; threads",
+    ),
+    Peer(
+        name="ours-cpu",
+        augmentation=CROP_FLIP,
+        open=open_ours,
+        loaders=1,
+        differs="our beton; decodes once, crops twice; threads",
+    ),
+    Peer(
+        name="official-style/full",
+        augmentation=OFFICIAL,
+        open=open_official_full,
+        loaders=2,
+        differs="as official-style, with jitter, grey, blur, ToTensor, Normalize; mixes in plain PyTorch",
+    ),
+    Peer(
+        name="ours-cpu/full",
+        augmentation=OFFICIAL,
+        open=open_ours_full,
+        loaders=1,
+        differs="as ours-cpu, with jitter, grey, blur; mixes and normalises in one loop",
+    ),
+)
+GOALS = (
+    ("ours-cpu", "official-style", 3.5),
+    ("ours-cpu", "stock-ffcv", 3.0),
+    ("ours-cpu/full", "official-style/full", 5.0),
+)
+"""(ours, theirs, how many times as fast)."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A peer at its best number of workers, ready to be timed."""
+
+    peer: Peer
+    workers: int
+    feed: IsolatedFeed
+    swept: list[Row]
+
+
+def run(options: argparse.Namespace) -> Results:
+    """Sweep each peer, then time them in turn."""
+    with open_photographs(options) as photographs, ExitStack() as stack:
+        print(f"{len(photographs.labels)} photographs, {photographs.beton.path}", flush=True)
+        opened, failures = _open_all(stack, photographs.folder, options.cores, options.seconds)
+        rows = in_turn(opened, options.seconds, failures)
+        about = photographs.rows()
+    for each in opened:
+        rows += [*each.swept, _row(each.peer, [each.workers], "best_workers", "workers")]
+    return Results(
+        title=f"Pairs a second of the same photographs, {options.cores} cores",
+        rows=[*rows, *about],
+        drawn=(METRIC,),
+        notes=[*goals(rows), *failures, *(f"{each.peer.name}: {each.peer.differs}." for each in opened)],
+    )
+
+
+def sweep(peer: Peer, folder: Path, cores: int, seconds: float) -> Opened:
+    """Try a peer's numbers of workers; the one that made the most pairs stays open.
+
+    Raises:
+        FeedError: the peer cannot be opened here.
+    """
+    batch = max(FEWEST_PAIRS, PAIRS_A_CORE * cores)
+    tried: list[Opened] = []
+    swept: list[Row] = []
+    try:
+        for workers in peer.worker_choices(cores):
+            tried.append(Opened(peer, workers, IsolatedFeed(peer.open, folder, workers, batch), swept))
+            tried[-1].feed.pairs_per_second(WARM_UP)
+            speed = tried[-1].feed.pairs_per_second(seconds)
+            each = "each of 2 loaders" if peer.loaders == 2 else "the loader"
+            print(f"{peer.name}, {workers} workers for {each}: {speed:,.0f} pairs/s", flush=True)
+            swept.append(_row(peer, [speed], f"swept_{METRIC}", "pairs/s", f"{peer.name}/workers {workers}"))
+    except BaseException:
+        for each_tried in tried:
+            each_tried.feed.close()
+        raise
+    best = max(range(len(tried)), key=lambda i: swept[i].median)
+    for i, each_tried in enumerate(tried):
+        if i != best:
+            each_tried.feed.close()
+    return tried[best]
+
+
+def in_turn(opened: Sequence[Opened], seconds: float, failures: list[str]) -> list[Row]:
+    """Time the peers `RUNS` times, in turn: a row for each. One that fails now is left out and named."""
+    values: dict[str, list[float]] = {each.peer.name: [] for each in opened}
+    for _ in range(RUNS):
+        for each in opened:
+            if each.peer.name in values:
+                try:
+                    values[each.peer.name].append(each.feed.pairs_per_second(seconds))
+                except FeedError as error:
+                    failures.append(f"{each.peer.name}: not measured ({error}).")
+                    del values[each.peer.name]
+    return [
+        _row(each.peer, values[each.peer.name], METRIC, "pairs/s")
+        for each in opened
+        if each.peer.name in values
+    ]
+
+
+def goals(rows: Sequence[Row]) -> list[str]:
+    """Say of each goal whether it is reached."""
+    said = []
+    for ours, theirs, goal in GOALS:
+        ratio = times(rows, ours, theirs, METRIC)
+        if ratio is None:
+            said.append(f"{ours} over {theirs}: not measured (goal {goal:g} times).")
+        else:
+            reached = "reached" if ratio >= goal else "NOT reached"
+            said.append(f"{ours} is {ratio:.2f} times {theirs}: goal {goal:g} times {reached}.")
+    return said
+
+
+def _open_all(stack: ExitStack, folder: Path, cores: int, seconds: float) -> tuple[list[Opened], list[str]]:
+    """Sweep the peers that this machine can run; also says which of them could not be opened, and why."""
+    opened: list[Opened] = []
+    failures: list[str] = []
+    for peer in PEERS:
+        if peer.needs_gpu and not torch.cuda.is_available():
+            continue
+        try:
+            opened.append(sweep(peer, folder, cores, seconds))
+        except FeedError as error:
+            failures.append(f"{peer.name}: not measured ({error}).")
+            print(failures[-1], flush=True)
+        else:
+            stack.callback(opened[-1].feed.close)
+    return opened, failures
+
+
+def _row(peer: Peer, values: Sequence[float], metric: str, unit: str, name: str | None = None) -> Row:
+    return row_of(values, name=name or peer.name, metric=metric, unit=unit, augmentation=peer.augmentation)
+
+
+COMMAND = Command(
+    name="peers",
+    summary="our loader beside other libraries', in turn",
+    text=__doc__,
+    run=run,
+    seconds=2.0,
+    add_options=add_beton_option,
+)
