@@ -22,6 +22,9 @@ from benchmarks.photographs import Photographs, photographs_in
 PATIENCE = 180.0
 """Seconds to wait for an answer: FFCV compiles for some, a DataLoader forks; a feed that hangs is ended."""
 
+PRELOADED = ["benchmarks.our_feeds", "torchvision"]
+"""Imported by the server that the processes are forked from; neither starts a thread."""
+
 Opener = Callable[[Photographs, int, int], Feed]
 
 
@@ -33,7 +36,8 @@ class IsolatedFeed:
     """A feed in a process of its own; `close()` ends it, and so does leaving it as a context."""
 
     def __init__(self, opener: Opener, photographs: Path, workers: int, batch: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)  # PyTorch takes seconds to import, once is enough
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, opener, photographs, workers, batch))
         self._process.start()

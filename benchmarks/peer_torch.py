@@ -4,8 +4,9 @@
 transform is applied twice, and a WeightedRandomSampler feeds the second loader. `torchvision-v2` is what
 torchvision recommends today: libjpeg-turbo through `decode_jpeg`, and the v2 transforms on uint8 tensors.
 
-Where only views are wanted they stay uint8, which saves the official way its conversion to float. Workers stay
-alive, and an epoch is long, so that no time is lost between epochs.
+The official way makes floats of its views in the workers (ToTensor), for nothing after it takes uint8; without the
+colours, its normalisation is left out too. `official-style/uint8` is what it would be with PILToTensor instead. Workers
+stay alive, and an epoch is long, so that no time is lost between epochs.
 """
 
 from __future__ import annotations
@@ -62,15 +63,13 @@ class RandomGaussianBlur:
 
 
 def open_official(photographs: Photographs, workers: int, batch: int) -> Feed:
+    """Feed float32 views in [0, 1], crop and flip."""
+    return _open_pillow(photographs, workers, batch, transforms.ToTensor())
+
+
+def open_official_uint8(photographs: Photographs, workers: int, batch: int) -> Feed:
     """Feed uint8 views, crop and flip."""
-    crop_flip = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.PILToTensor(),
-        ]
-    )
-    return _feed(zip_streams(photographs, read_pillow, crop_flip, workers, batch), workers, batch)
+    return _open_pillow(photographs, workers, batch, transforms.PILToTensor())
 
 
 def open_official_full(photographs: Photographs, workers: int, batch: int) -> Feed:
@@ -146,6 +145,12 @@ def mixed(a: list[Tensor], b: list[Tensor]) -> Tensor:
     x0, x1 = max(0, x - side // 2), min(size, x + side // 2)
     a[1][:, :, y0:y1, x0:x1] = b[1][:, :, y0:y1, x0:x1]
     return torch.cat([lam * a[0] + (1 - lam) * b[0], a[1]])
+
+
+def _open_pillow(photographs: Photographs, workers: int, batch: int, to_tensor: object) -> Feed:
+    crop_flip = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), to_tensor]
+    streams = zip_streams(photographs, read_pillow, transforms.Compose(crop_flip), workers, batch)
+    return _feed(streams, workers, batch)
 
 
 def _feed(batches: Iterator[object], workers: int, batch: int) -> Feed:

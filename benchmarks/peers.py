@@ -23,9 +23,10 @@ from benchmarks.our_feeds import open_mixed, open_views
 from benchmarks.peer import Peer
 from benchmarks.peer_dali import open_dali
 from benchmarks.peer_ffcv import open_ffcv
-from benchmarks.peer_torch import open_official, open_official_full, open_torchvision_v2
+from benchmarks.peer_torch import open_official, open_official_full, open_official_uint8, open_torchvision_v2
 from benchmarks.photographs import Photographs, open_photographs
 from benchmarks.results import Results
+from pipelines.user_error import UserError
 
 RUNS = 5
 PAIRS_A_CORE, FEWEST_PAIRS = 8, 32
@@ -51,7 +52,14 @@ PEERS = (
         augmentation=CROP_FLIP,
         open=open_official,
         loaders=2,
-        differs="Pillow from files; views stay uint8, without ToTensor and Normalize; worker processes",
+        differs="Pillow from files; ToTensor makes float32 views (no Normalize here); worker processes",
+    ),
+    Peer(
+        name="official-style/uint8",
+        augmentation=CROP_FLIP,
+        open=open_official_uint8,
+        loaders=2,
+        differs="as official-style, but views stay uint8, which the official trainer does not do",
     ),
     Peer(
         name="torchvision-v2",
@@ -116,9 +124,10 @@ class Opened:
 
 def run(options: argparse.Namespace) -> Results:
     """Sweep each peer, then time them in turn."""
+    wanted = chosen_peers(options.peers)
     with open_photographs(options) as photographs, ExitStack() as stack:
         print(f"{len(photographs.labels)} photographs, {photographs.beton.path}", flush=True)
-        opened, failures = _open_all(stack, photographs.folder, options.cores, options.seconds)
+        opened, failures = _open_all(stack, wanted, photographs.folder, options.cores, options.seconds)
         rows = in_turn(opened, options.seconds, failures)
         about = photographs.rows()
     for each in opened:
@@ -190,13 +199,23 @@ def goals(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def _open_all(stack: ExitStack, folder: Path, cores: int, seconds: float) -> tuple[list[Opened], list[str]]:
+def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
+    """Return the peers of these names, or all that this machine's devices allow."""
+    by_name = {peer.name: peer for peer in PEERS}
+    if names is None:
+        return [peer for peer in PEERS if torch.cuda.is_available() or not peer.needs_gpu]
+    if unknown := [name for name in names if name not in by_name]:
+        raise UserError(f"--peers {unknown[0]}: there is no such peer; choose from {', '.join(by_name)}")
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def _open_all(
+    stack: ExitStack, wanted: Sequence[Peer], folder: Path, cores: int, seconds: float
+) -> tuple[list[Opened], list[str]]:
     """Sweep the peers that this machine can run; also says which of them could not be opened, and why."""
     opened: list[Opened] = []
     failures: list[str] = []
-    for peer in PEERS:
-        if peer.needs_gpu and not torch.cuda.is_available():
-            continue
+    for peer in wanted:
         try:
             opened.append(sweep(peer, folder, cores, seconds))
         except FeedError as error:
@@ -211,11 +230,22 @@ def _row(peer: Peer, values: Sequence[float], metric: str, unit: str, name: str 
     return row_of(values, name=name or peer.name, metric=metric, unit=unit, augmentation=peer.augmentation)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --beton and --peers."""
+    add_beton_option(parser)
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        metavar="NAME",
+        help=f"only these, of {', '.join(peer.name for peer in PEERS)} (default: all that can run here)",
+    )
+
+
 COMMAND = Command(
     name="peers",
     summary="our loader beside other libraries', in turn",
     text=__doc__,
     run=run,
     seconds=2.0,
-    add_options=add_beton_option,
+    add_options=add_options,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import convert, loader, mix, peers
+from benchmarks import convert, loader, mix, peers, report
 from benchmarks.command import Command, add_shared_options
 from benchmarks.machine import commit, machine, use_cores, versions
 from benchmarks.results import draw, table, write_json
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
+    if "report" in options:
+        options.report(options)
+        return 0
     command: Command = options.command
     options.cores = use_cores(options.cores)
     about = machine()
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         if command.add_options:
             command.add_options(sub)
         sub.set_defaults(command=command)
+    report.add_parser(commands)
     return parser
 
 

@@ -1,0 +1,122 @@
+"""`report`: join the result files of several stages into one, with the table and a picture for each stage.
+
+All of them must come from one machine, one commit and the same versions; otherwise the figures of one file could not
+stand beside those of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from benchmarks.machine import Facts
+from benchmarks.measurement import Row, check_rows, row_of
+from benchmarks.results import Results, draw, read_json, table, write_json
+from pipelines.user_error import UserError
+
+STAGES = ("decode", "loader", "mix", "peers", "convert")
+TESTS = "tests.xml"
+DRAWN = ("pairs_per_second", "source_decodes_per_second", "share_of_bandwidth", "microseconds")
+"""Metrics of the pictures, where a stage has them."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to those of tools/benchmark.py."""
+    parser = commands.add_parser(
+        "report",
+        help="join the result files of a machine into one",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="where decode.json, loader.json, tests.xml and so on lie")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/results"),
+        metavar="DIR",
+        help="folder for MACHINE-DATE.json and the pictures (default: %(default)s)",
+    )
+    parser.set_defaults(report=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the joined file, the table beside it, and the pictures."""
+    stages = {
+        name: read_json(options.folder / f"{name}.json")
+        for name in STAGES
+        if (options.folder / f"{name}.json").exists()
+    }
+    if not stages:
+        raise UserError(f"{options.folder}: holds none of {', '.join(f'{name}.json' for name in STAGES)}")
+    check_one_machine(options.folder, stages)
+    rows = [row for content in stages.values() for row in content["rows"]]
+    rows = without_repeated(rows)
+    if (options.folder / TESTS).exists():
+        rows = [*test_rows(options.folder / TESTS), *rows]
+    check_rows(rows)
+    first = next(iter(stages.values()))
+    machine: Facts = first["machine"]
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = f"{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}"
+    path = options.out / f"{stem}.json"
+    write_json(path, rows, machine, first["versions"], first["commit"])
+    text = table(rows)
+    path.with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8")
+    print(f"{text}\n\nFigures: {path}\nTable: {path.with_suffix('.txt')}")
+    for name, content in stages.items():
+        drawn = [metric for metric in DRAWN if any(row.metric == metric for row in content["rows"])]
+        if drawn:
+            results = Results(title=f"{name} on {stem}", rows=content["rows"], drawn=drawn)
+            print(f"Picture: {draw(results, machine, options.out / f'{stem}-{name}.png')}")
+
+
+def check_one_machine(folder: Path, stages: dict[str, dict[str, Any]]) -> None:
+    """Refuse files of different machines, versions or commits."""
+    (name, first), *others = stages.items()
+    for other, content in others:
+        for key in ("machine", "versions", "commit"):
+            if _lasting(content[key]) != _lasting(first[key]):
+                raise UserError(
+                    f"{folder}: {name}.json and {other}.json differ in {key}; measure both again on one machine "
+                    "at one commit"
+                )
+
+
+def without_repeated(rows: Sequence[Row]) -> list[Row]:
+    """Leave out what two stages say alike, such as the size of the photographs."""
+    return list(dict.fromkeys(rows))
+
+
+def test_rows(path: Path) -> list[Row]:
+    """How many tests passed, failed and were skipped, from pytest's JUnit file."""
+    try:
+        suites = ElementTree.parse(path).getroot().iter("testsuite")
+        counts = [
+            {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
+            for suite in suites
+        ]
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the tests again with --junitxml") from None
+    total = {key: sum(count[key] for count in counts) for key in counts[0]} if counts else {}
+    failed = total.get("failures", 0) + total.get("errors", 0)
+    skipped = total.get("skipped", 0)
+    numbers = {"passed": total.get("tests", 0) - failed - skipped, "failed": failed, "skipped": skipped}
+    return [row_of([count], name="gpu-tests", metric=key, unit="tests") for key, count in numbers.items()]
+
+
+def machine_name(machine: Facts) -> str:
+    """The GPU, or the cores and the CPU: `nvidia-h200`, `2-core-amd-epyc`."""
+    name = machine["gpu"] or f"{machine['cores']}-core-{machine['cpu']}"
+    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
+
+
+def _lasting(value: Any) -> Any:
+    """Without what changes from minute to minute."""
+    if isinstance(value, dict):
+        return {key: each for key, each in value.items() if key != "load_average"}
+    return value
