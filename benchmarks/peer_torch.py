@@ -128,6 +128,7 @@ def zip_streams(
             num_workers=workers,
             prefetch_factor=PREFETCH,
             persistent_workers=True,
+            multiprocessing_context="fork",  # Linux's default, also inside a process of another kind
         )
         for sampler in samplers
     )

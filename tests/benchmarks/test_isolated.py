@@ -52,7 +52,7 @@ def test_it_answers_again_and_again_and_is_stopped_in_between(few: Photographs) 
 def test_why_it_cannot_be_measured_is_told(tmp_path: Path) -> None:
     with (
         IsolatedFeed(open_torchvision_v2, tmp_path, 1, 2) as feed,
-        pytest.raises(FeedError, match="UserError: .*photographs.beton: cannot open"),
+        pytest.raises(FeedError, match=r"UserError: .*photographs\.beton: cannot open"),
     ):
         feed.pairs_per_second(0.05)
 

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_process_is_kept_to_the_cores_it_asks_for() -> None:
-    code = "import os; from benchmarks.machine import *; print(use_cores(1), len(os.sched_getaffinity(0)), machine()['cores'])"
+    code = (
+        "import os; from benchmarks.machine import machine, use_cores; "
+        "print(use_cores(1), len(os.sched_getaffinity(0)), machine()['cores'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1", "1"]
 
@@ -35,7 +38,9 @@ def test_the_machine_and_the_versions_are_named() -> None:
 
 def test_the_commit_is_git_s_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTTAIL_COMMIT", raising=False)
-    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     assert commit().startswith(git.stdout.strip() or "unknown")
     monkeypatch.setenv("FASTTAIL_COMMIT", "abc")
     assert commit() == "abc"

@@ -37,7 +37,9 @@ def test_they_are_as_large_as_imagenet_s(few: Photographs) -> None:
 
 def test_they_are_photographs_of_different_parts(few: Photographs) -> None:
     photos = [photo.reshape(-1, 3).mean(0) for photo in load_sample_images().images]
-    means = np.array([np.asarray(Image.open(io.BytesIO(path.read_bytes()))).reshape(-1, 3).mean(0) for path in few.files])
+    means = np.array(
+        [np.asarray(Image.open(io.BytesIO(path.read_bytes()))).reshape(-1, 3).mean(0) for path in few.files]
+    )
     assert len(np.unique(means.round(3), axis=0)) == 24
     for photo in photos:  # crops of 60 % or more keep about the photo's colour
         assert (np.abs(means - photo).max(1) < 30).sum() >= 5
