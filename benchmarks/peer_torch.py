@@ -11,7 +11,7 @@ stay alive, and an epoch is long, so that no time is lost between epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
@@ -112,7 +112,7 @@ def zip_streams(
     transform: Callable[[object], Tensor],
     workers: int,
     batch: int,
-) -> Iterator[Streams]:
+) -> Generator[Streams, None, None]:
     """The two loaders side by side: two views (N, 3, S, S) of the uniform stream, two of the weighted one."""
     images = TwoViews(photographs.files, read, transform)
     weights = torch.from_numpy(class_balanced_weights(photographs.labels))
@@ -154,6 +154,6 @@ def _open_pillow(photographs: Photographs, workers: int, batch: int, to_tensor: 
     return _feed(streams, workers, batch)
 
 
-def _feed(batches: Iterator[object], workers: int, batch: int) -> Feed:
-    # The workers end with the process: a DataLoader has no way to end them while its iterator lives.
-    return Feed(batches=batches, pairs=batch, ahead=PREFETCH * workers, close=lambda: None)
+def _feed(batches: Generator[object, None, None], workers: int, batch: int) -> Feed:
+    # The workers end when nothing holds the DataLoaders any more.
+    return Feed(batches=batches, pairs=batch, ahead=PREFETCH * workers, close=batches.close)

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     rows = [row for content in stages.values() for row in content["rows"]]
     rows = without_repeated(rows)
     if (options.folder / TESTS).exists():
-        rows = [*test_rows(options.folder / TESTS), *rows]
+        rows = [*junit_rows(options.folder / TESTS), *rows]
     check_rows(rows)
     first = next(iter(stages.values()))
     machine: Facts = first["machine"]
@@ -92,7 +92,7 @@ def without_repeated(rows: Sequence[Row]) -> list[Row]:
     return list(dict.fromkeys(rows))
 
 
-def test_rows(path: Path) -> list[Row]:
+def junit_rows(path: Path) -> list[Row]:
     """How many tests passed, failed and were skipped, from pytest's JUnit file."""
     try:
         suites = ElementTree.parse(path).getroot().iter("testsuite")

@@ -1,0 +1,86 @@
+"""Stage files of one machine become one file; those of two are refused."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.machine import Facts
+from benchmarks.measurement import CROP_FLIP, Row, row_of
+from benchmarks.report import junit_rows, machine_name, run
+from benchmarks.results import read_json, write_json
+from pipelines.user_error import UserError
+
+MACHINE: Facts = {"cpu": "AMD EPYC", "cores": 2, "gpu": "NVIDIA H200", "load_average": 0.1}
+JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="17">
+</testsuite></testsuites>"""
+
+
+def row(name: str, metric: str = "pairs_per_second") -> Row:
+    return row_of([1, 2, 3], name=name, metric=metric, unit="pairs/s", augmentation=CROP_FLIP)
+
+
+def write(folder: Path, stage: str, rows: list[Row], **changes: Any) -> None:
+    facts: dict[str, Any] = {"machine": MACHINE, "versions": {"torch": "2.11.0"}, "commit": "abc", **changes}
+    write_json(folder / f"{stage}.json", rows, **facts)
+
+
+def join(folder: Path, out: Path) -> None:
+    run(argparse.Namespace(folder=folder, out=out))
+
+
+def test_stages_are_joined_with_the_tests_and_what_they_share_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = row("photographs", "mean_jpeg_kilobytes")
+    write(tmp_path, "peers", [row("ours-cpu"), photographs])
+    write(
+        tmp_path, "loader", [row("ours-cpu/threads 2"), photographs], machine={**MACHINE, "load_average": 3.0}
+    )
+    (tmp_path / "tests.xml").write_text(JUNIT)
+    join(tmp_path, tmp_path / "out")
+    [path] = (tmp_path / "out").glob("nvidia-h200-????-??-??.json")
+    content = read_json(path)
+    names = [(each.name, each.metric, each.median) for each in content["rows"]]
+    assert names == [
+        ("gpu-tests", "passed", 11),
+        ("gpu-tests", "failed", 3),
+        ("gpu-tests", "skipped", 3),
+        ("ours-cpu/threads 2", "pairs_per_second", 2),
+        ("photographs", "mean_jpeg_kilobytes", 2),
+        ("ours-cpu", "pairs_per_second", 2),
+    ]
+    assert (content["machine"]["gpu"], content["commit"]) == ("NVIDIA H200", "abc")
+    pictures = sorted(each.name.removeprefix(path.stem) for each in path.parent.glob("*.png"))
+    assert pictures == ["-loader.png", "-peers.png"]
+    assert path.with_suffix(".txt").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("machine", {**MACHINE, "cores": 4}), ("versions", {"torch": "2.12.0"}), ("commit", "def")],
+)
+def test_stages_of_different_runs_are_refused(tmp_path: Path, key: str, other: Any) -> None:
+    write(tmp_path, "peers", [row("ours-cpu")])
+    write(tmp_path, "loader", [row("ours-cpu/threads 2")], **{key: other})
+    with pytest.raises(UserError, match=f"loader.json and peers.json differ in {key}"):
+        join(tmp_path, tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds none of"):
+        join(tmp_path, tmp_path)
+
+
+def test_a_damaged_test_report_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tests.xml").write_text(JUNIT[:50])
+    with pytest.raises(UserError, match=r"tests\.xml: cannot be read"):
+        junit_rows(tmp_path / "tests.xml")
+
+
+def test_a_machine_is_named_by_its_gpu_or_its_cores() -> None:
+    assert machine_name(MACHINE) == "nvidia-h200"
+    assert machine_name({**MACHINE, "gpu": None}) == "2-core-amd-epyc"
