@@ -1,0 +1,143 @@
+"""The command line of the benchmarks: tiny ones, run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.machine import commit
+from benchmarks.photographs import made_photographs
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW_KEYS = ["name", "metric", "unit", "median", "min", "max", "runs", "augmentation"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    made_photographs(70, cache=folder / "fasttail")
+    return folder
+
+
+def bench(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "benchmark.py", *arguments],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)},
+        cwd=cache,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def read(path: Path) -> dict[tuple[str, str], dict[str, object]]:
+    content = json.loads(path.read_text())
+    assert list(content) == ["rows", "machine", "versions", "commit"]
+    assert content["commit"] == commit() and content["machine"]["cores"] == 1
+    assert all(list(row) == ROW_KEYS for row in content["rows"])
+    assert all(row["min"] <= row["median"] <= row["max"] for row in content["rows"])
+    return {(row["name"], row["metric"]): row for row in content["rows"]}
+
+
+def test_peers_take_turns_and_are_written_as_rows(cache: Path, tmp_path: Path) -> None:
+    json_file, picture = tmp_path / "peers.json", tmp_path / "new folder" / "peers.png"
+    names = ["ours-cpu", "stock-dali"]
+    done = bench(
+        cache, "peers", "--peers", *names, "--cores", "1", "--images", "70", "--seconds", "0.05",
+        "--json", json_file, "--picture", picture,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read(json_file)
+    for name in names:
+        row = rows[name, "pairs_per_second"]
+        assert (row["runs"], row["augmentation"]) == (5, "crop-flip") and row["median"] > 0
+        swept = [key for key in rows if key[1] == "swept_pairs_per_second" and key[0].startswith(f"{name}/")]
+        assert len(swept) == 2
+        assert rows[name, "best_workers"]["median"] in (1, 2)
+        assert f"{name}  " in done.stdout
+    assert 80 < rows["photographs", "mean_jpeg_kilobytes"]["median"] < 140
+    assert "ours-cpu over official-style: not measured" in done.stdout
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_the_loader_is_measured_warm_and_cold(cache: Path, tmp_path: Path) -> None:
+    json_file = tmp_path / "loader.json"
+    done = bench(
+        cache, "loader", "--cores", "1", "--images", "70", "--seconds", "0.05",
+        "--json", json_file, "--picture", tmp_path / "loader.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read(json_file)
+    ceiling = rows["decode-only/threads 1", "source_decodes_per_second"]["median"]
+    for batch in (64, 256):
+        of_batch = {metric: rows[f"ours-cpu/threads 1/batch {batch}", metric]["median"] for metric in METRICS}
+        assert of_batch["source_decodes_per_second"] == 2 * of_batch["pairs_per_second"]
+        assert of_batch["crops_per_second"] == 4 * of_batch["pairs_per_second"]
+        share = 100 * of_batch["source_decodes_per_second"] / ceiling
+        assert of_batch["share_of_decode_ceiling"] == pytest.approx(share, rel=0.8)  # runs differ
+        assert 0.3 < of_batch["cores_used"] < 1.5
+        assert of_batch["peak_memory"] > batch * 4 * 224 * 224 * 3 / 2**20 / 2
+    assert rows["ours-cpu/cold/threads 1/batch 64", "pairs_per_second"]["median"] > 0
+    assert "Cold: " in done.stdout
+
+
+METRICS = (
+    "pairs_per_second",
+    "source_decodes_per_second",
+    "crops_per_second",
+    "share_of_decode_ceiling",
+    "cores_used",
+    "peak_memory",
+)
+
+
+def test_decode_prints_the_lines_to_paste(cache: Path, tmp_path: Path) -> None:
+    done = bench(
+        cache, "decode", "--cores", "1", "--images", "70", "--seconds", "0.05",
+        "--json", tmp_path / "decode.json", "--picture", tmp_path / "decode.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "decode.json")
+    best = max((row for key, row in rows.items() if key[0].startswith("cpu/")), key=lambda row: row["median"])
+    assert f"data:\n  threads: {str(best['name']).split()[-1]}\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loader", "--cores", "999"], "--cores 999: this process may use"),
+        (["peers", "--peers", "nobody"], "--peers nobody: there is no such peer"),
+        (["loader", "--json", "/proc/none/rows.json"], "--json /proc/none/rows.json: cannot be written"),
+        (["loader", "--beton", "none.beton"], "none.beton: cannot open the beton"),
+        (["report", "nowhere"], "nowhere: holds none of decode.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(cache: Path, arguments: list[str], message: str) -> None:
+    done = bench(cache, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"fasttail-bench: {message}") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_stage_that_does_not_exist_is_refused() -> None:
+    script = ROOT / "benchmarks" / "gpu.sh"
+    done = subprocess.run(["bash", script, "decode", "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers\n"
+
+
+def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
+    command = ["bash", ROOT / "benchmarks" / "gpu.sh", "tests"]
+    environment["PYTEST_ADDOPTS"] = "--collect-only -k no_test_has_this_name"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "commit: " in done.stdout and "== tests" in done.stdout
+    assert (tmp_path / "out" / "tests.xml").exists()
+    if "gpu: None" in done.stdout:
+        assert "MISSING: no CUDA device" in done.stdout
