@@ -16,13 +16,12 @@ from benchmarks.feed import Feed
 from benchmarks.loader import SOURCES
 from benchmarks.measurement import CROP_FLIP, Case, Row, measure_in_turn
 from benchmarks.our_feeds import open_views
+from benchmarks.peer import batch_for
 from benchmarks.photographs import open_photographs
 from benchmarks.results import Results
 from pipelines.beton_reader import BetonFile
 
 RUNS = 5
-BATCH = 128
-"""Pairs."""
 METRIC = "source_decodes_per_second"
 
 
@@ -56,7 +55,7 @@ def cpu_candidates(beton: BetonFile, cores: int) -> list[Candidate]:
         Candidate(
             f"cpu/threads {threads}",
             f"data:\n  threads: {threads}",
-            partial(open_views, beton, threads, BATCH, CROP_FLIP),
+            partial(open_views, beton, threads, batch_for(cores), CROP_FLIP),
         )
         for threads in choices
     ]

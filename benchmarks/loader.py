@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmarks.command import Command, add_beton_option
+from benchmarks.command import Command, add_beton_option, whole
 from benchmarks.feed import Feed
 from benchmarks.measurement import CROP_FLIP, Case, Row, rate, row_of, values_in_turn
 from benchmarks.our_feeds import open_views
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> Results:
     """Measure every setting in turn, then the cold page cache."""
     with open_photographs(options) as photographs:
         print(f"{len(photographs.labels)} photographs, {photographs.beton.path}", flush=True)
-        rows = warm_rows(photographs.beton, options.cores, options.seconds)
-        cold, notes = cold_rows(photographs.beton, options.cores)
+        rows = warm_rows(photographs.beton, options.cores, options.batches, options.seconds)
+        cold, notes = cold_rows(photographs.beton, options.cores, options.batches[0])
         about = photographs.rows()
     return Results(
         title="The loader by threads and batch size",
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> Results:
     )
 
 
-def warm_rows(beton: BetonFile, cores: int, seconds: float) -> list[Row]:
+def warm_rows(beton: BetonFile, cores: int, batches: Sequence[int], seconds: float) -> list[Row]:
     """Rows of every backend, number of threads and batch size, all in turn, and of the ceilings."""
     threads = thread_choices(cores)
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def warm_rows(beton: BetonFile, cores: int, seconds: float) -> list[Row]:
         ]
         settings = [
             _opened(stack, beton, backend, n, batch, seconds)
-            for n, backend, batch in product(threads, BACKENDS, BATCHES)
+            for n, backend, batch in product(threads, BACKENDS, batches)
         ]
         cases = [*ceilings, *(setting.case(seconds) for setting in settings)]
         values = values_in_turn(cases, RUNS)
@@ -130,7 +130,7 @@ def warm_rows(beton: BetonFile, cores: int, seconds: float) -> list[Row]:
     return rows
 
 
-def cold_rows(beton: BetonFile, cores: int) -> tuple[list[Row], list[str]]:
+def cold_rows(beton: BetonFile, cores: int, batch: int) -> tuple[list[Row], list[str]]:
     """One epoch of each backend from the disk, `RUNS` times, and what to say of it."""
     kept: list[float] = []
     with tempfile.TemporaryDirectory(prefix=".cold-", dir=beton.path.parent) as folder:
@@ -139,10 +139,10 @@ def cold_rows(beton: BetonFile, cores: int) -> tuple[list[Row], list[str]]:
         shutil.copyfile(manifest_path(beton.path), manifest_path(copy))
         cases = [
             _case(
-                f"{backend}/cold/threads {cores}/batch {BATCHES[0]}",
+                f"{backend}/cold/threads {cores}/batch {batch}",
                 "pairs_per_second",
                 "pairs/s",
-                partial(_cold_epoch, opener, copy, cores, kept),
+                partial(_cold_epoch, opener, copy, cores, batch, kept),
             )
             for backend, opener in BACKENDS.items()
         ]
@@ -204,16 +204,29 @@ def _opened(
     return Setting(backend, threads, batch, feed, most - before)
 
 
-def _cold_epoch(opener: Opener, path: Path, threads: int, kept: list[float]) -> float:
+def _cold_epoch(opener: Opener, path: Path, threads: int, batch: int, kept: list[float]) -> float:
     """Pairs a second of the first epoch after the page cache was emptied of the file."""
     kept.append(drop_from_page_cache(path))
     beton = open_beton(path)
-    batches = max(1, beton.num_images // BATCHES[0])
-    with closing(opener(beton, threads, BATCHES[0], CROP_FLIP)) as feed:
+    batches = max(1, beton.num_images // batch)
+    with closing(opener(beton, threads, batch, CROP_FLIP)) as feed:
         start = time.perf_counter()
         for _ in range(batches):
             next(feed.batches)
-        return batches * BATCHES[0] / (time.perf_counter() - start)
+        return batches * batch / (time.perf_counter() - start)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --beton and --batches."""
+    add_beton_option(parser)
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        type=whole,
+        default=BATCHES,
+        metavar="N",
+        help="pairs of a batch, the first one for the cold runs (default: 64 256)",
+    )
 
 
 COMMAND = Command(
@@ -222,5 +235,5 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=1.0,
-    add_options=add_beton_option,
+    add_options=add_options,
 )

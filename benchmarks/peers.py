@@ -20,7 +20,7 @@ from benchmarks.feed import Feed
 from benchmarks.isolated import FeedError, IsolatedFeed
 from benchmarks.measurement import CROP_FLIP, OFFICIAL, Row, row_of, times
 from benchmarks.our_feeds import open_mixed, open_views
-from benchmarks.peer import Peer
+from benchmarks.peer import Peer, batch_for
 from benchmarks.peer_dali import open_dali
 from benchmarks.peer_ffcv import open_ffcv
 from benchmarks.peer_torch import open_official, open_official_full, open_official_uint8, open_torchvision_v2
@@ -29,8 +29,6 @@ from benchmarks.results import Results
 from pipelines.user_error import UserError
 
 RUNS = 5
-PAIRS_A_CORE, FEWEST_PAIRS = 8, 32
-"""The batch: 32 pairs on two cores, 128 on sixteen (the official trainer has 120)."""
 WARM_UP = 0.5
 """Seconds of the first run of a feed, in which it compiles, forks and fills its buffers; it does not count."""
 METRIC = "pairs_per_second"
@@ -146,7 +144,7 @@ def sweep(peer: Peer, folder: Path, cores: int, seconds: float) -> Opened:
     Raises:
         FeedError: the peer cannot be opened here.
     """
-    batch = max(FEWEST_PAIRS, PAIRS_A_CORE * cores)
+    batch = batch_for(cores)
     tried: list[Opened] = []
     swept: list[Row] = []
     try:
