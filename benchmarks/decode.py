@@ -1,6 +1,7 @@
 """`decode`: which settings of the decoder are best on this machine; prints the YAML lines to paste.
 
-A source image is decoded once and cropped twice, as in training. On a CPU numbers of threads are tried.
+A source image is decoded once and cropped twice, as in training. On a CPU numbers of threads are tried, on a
+GPU DALI's settings and the split with CPU threads (decode_gpu.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+
+import torch
 
 from benchmarks.command import Command, add_beton_option
 from benchmarks.feed import Feed
@@ -38,7 +41,12 @@ class Candidate:
 def run(options: argparse.Namespace) -> Results:
     """Try the candidates in turn."""
     with open_photographs(options) as photographs:
-        rows, best = try_all(cpu_candidates(photographs.beton, options.cores), options.seconds)
+        if torch.cuda.is_available():
+            from benchmarks.decode_gpu import sweep_gpu  # which imports this module
+
+            rows, best = sweep_gpu(photographs.beton, options.cores, options.seconds)
+        else:
+            rows, best = try_all(cpu_candidates(photographs.beton, options.cores), options.seconds)
         about = photographs.rows()
     return Results(
         title="Source decodes a second, two crops each, by the settings of the decoder",
@@ -61,7 +69,7 @@ def cpu_candidates(beton: BetonFile, cores: int) -> list[Candidate]:
     ]
 
 
-def try_all(candidates: Sequence[Candidate], seconds: float) -> tuple[list[Row], Candidate]:
+def try_all(candidates: Sequence[Candidate], seconds: float, runs: int = RUNS) -> tuple[list[Row], Candidate]:
     """Measure the candidates in turn: a row for each, and the one with the highest median."""
     with ExitStack() as stack:
         cases = []
@@ -69,7 +77,7 @@ def try_all(candidates: Sequence[Candidate], seconds: float) -> tuple[list[Row],
             feed = candidate.open()
             stack.callback(feed.close)
             cases.append(_case(candidate, feed, seconds))
-        rows = measure_in_turn(cases, RUNS)
+        rows = measure_in_turn(cases, runs)
     best = max(range(len(rows)), key=lambda i: rows[i].median)
     return rows, candidates[best]
 

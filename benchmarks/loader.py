@@ -29,6 +29,7 @@ from benchmarks.our_feeds import open_views
 from benchmarks.page_cache import drop_from_page_cache
 from benchmarks.photographs import open_photographs
 from benchmarks.results import Results
+from benchmarks.staged_feeds import SPLIT, Staged, open_staged_views
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.manifest import manifest_path
 from pipelines.thread_pool import ThreadPool
@@ -41,10 +42,20 @@ SOURCES, CROPS = 2, 4
 STILL_THERE = 0.05
 """Share of a dropped file's pages above which the machine is said to keep its page cache."""
 
+
+def _open_staged(decode: str, beton: BetonFile, threads: int, batch: int, augmentation: str) -> Feed:
+    assert augmentation == CROP_FLIP
+    return open_staged_views(beton, threads, batch, Staged(decode=decode))
+
+
 Opener = Callable[[BetonFile, int, int, str], Feed]
 """(beton, threads, pairs of a batch, augmentation) -> feed."""
 
-BACKENDS: dict[str, Opener] = {"ours-cpu": open_views}
+BACKENDS: dict[str, Opener] = {"ours-cpu": open_views, "ours-dali-cpu": partial(_open_staged, "dali-cpu")}
+GPU_BACKENDS: dict[str, Opener] = {
+    "ours-dali-gpu": partial(_open_staged, "dali-gpu"),
+    "ours-split": partial(_open_staged, SPLIT),
+}
 
 
 @dataclass
@@ -116,7 +127,7 @@ def warm_rows(beton: BetonFile, cores: int, batches: Sequence[int], seconds: flo
         ]
         settings = [
             _opened(stack, beton, backend, n, batch, seconds)
-            for n, backend, batch in product(threads, BACKENDS, batches)
+            for n, backend, batch in product(threads, backends(), batches)
         ]
         cases = [*ceilings, *(setting.case(seconds) for setting in settings)]
         values = values_in_turn(cases, RUNS)
@@ -144,7 +155,7 @@ def cold_rows(beton: BetonFile, cores: int, batch: int) -> tuple[list[Row], list
                 "pairs/s",
                 partial(_cold_epoch, opener, copy, cores, batch, kept),
             )
-            for backend, opener in BACKENDS.items()
+            for backend, opener in backends().items()
         ]
         values = values_in_turn(cases, RUNS)
     rows = [
@@ -174,6 +185,11 @@ def decoding(beton: BetonFile, threads: int, seconds: float) -> Iterator[Callabl
         yield lambda: rate(every_source, seconds)
 
 
+def backends() -> dict[str, Opener]:
+    """Those that this machine's devices allow."""
+    return {**BACKENDS, **GPU_BACKENDS} if torch.cuda.is_available() else BACKENDS
+
+
 def thread_choices(cores: int) -> list[int]:
     """Powers of two below the number of cores, and that number."""
     return [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < cores] + [cores]
@@ -194,7 +210,7 @@ def _opened(
 ) -> Setting:
     """Open a feed and see how much memory it takes while it runs alone for a while."""
     before = anonymous_memory()
-    feed = BACKENDS[backend](beton, threads, batch, CROP_FLIP)
+    feed = backends()[backend](beton, threads, batch, CROP_FLIP)
     stack.callback(feed.close)
     most, end = before, time.perf_counter() + seconds
     for _ in feed.batches:

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from benchmarks.peer_ffcv import open_ffcv
 from benchmarks.peer_torch import open_official, open_official_full, open_official_uint8, open_torchvision_v2
 from benchmarks.photographs import Photographs, open_photographs
 from benchmarks.results import Results
+from benchmarks.staged_feeds import SPLIT, Staged, open_staged_views
 from pipelines.user_error import UserError
 
 RUNS = 5
@@ -37,6 +39,11 @@ METRIC = "pairs_per_second"
 def open_ours(photographs: Photographs, workers: int, batch: int) -> Feed:
     """Feed our loader's views."""
     return open_views(photographs.beton, workers, batch, CROP_FLIP)
+
+
+def open_ours_staged(decode: str, photographs: Photographs, workers: int, batch: int) -> Feed:
+    """Feed the views of another of our backends."""
+    return open_staged_views(photographs.beton, workers, batch, Staged(decode=decode))
 
 
 def open_ours_full(photographs: Photographs, workers: int, batch: int) -> Feed:
@@ -86,6 +93,29 @@ PEERS = (
         open=open_ours,
         loaders=1,
         differs="our beton; decodes once, crops twice; threads",
+    ),
+    Peer(
+        name="ours-dali-cpu",
+        augmentation=CROP_FLIP,
+        open=partial(open_ours_staged, "dali-cpu"),
+        loaders=1,
+        differs="our beton; DALI's CPU operators, our boxes; threads",
+    ),
+    Peer(
+        name="ours-dali-gpu",
+        augmentation=CROP_FLIP,
+        open=partial(open_ours_staged, "dali-gpu"),
+        loaders=1,
+        differs="our beton; DALI on the GPU; views in the GPU's memory",
+        needs_gpu=True,
+    ),
+    Peer(
+        name="ours-split",
+        augmentation=CROP_FLIP,
+        open=partial(open_ours_staged, SPLIT),
+        loaders=1,
+        differs="our beton; half by CPU threads, half by DALI on the GPU; views in the GPU's memory",
+        needs_gpu=True,
     ),
     Peer(
         name="official-style/full",

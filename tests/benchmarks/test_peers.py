@@ -152,6 +152,12 @@ def test_workers_are_shared_among_the_loaders_of_a_peer() -> None:
     assert by_name["ours-cpu"].worker_choices(1) == [1, 2]
 
 
+def test_a_gpu_s_peers_run_on_a_gpu_only() -> None:
+    names = {peer.name for peer in chosen_peers(None)}
+    assert {"ours-cpu", "ours-dali-cpu"} <= names
+    assert ({"ours-dali-gpu", "ours-split"} <= names) == torch.cuda.is_available()
+
+
 def test_peers_are_chosen_by_name() -> None:
     assert [peer.name for peer in chosen_peers(["ours-cpu", "stock-dali", "ours-cpu"])] == [
         "ours-cpu",
