@@ -11,7 +11,7 @@ stay alive, and an epoch is long, so that no time is lost between epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ class TwoViews(Dataset[Views]):
     """Two views of each file."""
 
     def __init__(
-        self, files: list[Path], read: Callable[[str], object], transform: Callable[[object], Tensor]
+        self, files: Sequence[Path], read: Callable[[str], object], transform: Callable[[object], Tensor]
     ) -> None:
         self.files = [str(path) for path in files]
         self.read = read

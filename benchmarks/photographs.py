@@ -53,9 +53,9 @@ class Photographs:
     """Of the beton and the files."""
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> tuple[Path, ...]:
         """(n,) the same bytes, file i that of image i."""
-        return _files(self.folder, self.beton.num_images)
+        return tuple(_files(self.folder, self.beton.num_images))
 
     @property
     def labels(self) -> np.ndarray:
