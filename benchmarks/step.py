@@ -10,6 +10,7 @@ the published batch split over 2, 4 and 8 GPUs, one share of it on this one. Off
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -72,7 +73,16 @@ def plan_for_gpu(batch: int, size: int) -> Plan:
         for (layout, precision, mode), network in product(VARIANTS, networks)
     ]
     shares = [replace(base, batch=share, compile=mode) for share, mode in product(PUBLISHED, MODES_OF_SHARES)]
-    return Plan(real=networks, compared=[*variants[:8], *shares, *variants[8:]], decoders=DECODERS)
+    return Plan(real=networks, compared=[*variants[:8], *shares, *variants[8:]], decoders=decoders_here())
+
+
+def decoders_here() -> Sequence[str]:
+    """Those that this machine has the libraries for."""
+    try:
+        dali = importlib.util.find_spec("nvidia.dali")
+    except ModuleNotFoundError:  # not even the package that it is a part of
+        dali = None
+    return ("cpu",) if dali is None else DECODERS
 
 
 def plan_for_cpu(batch: int, size: int) -> Plan:
@@ -103,6 +113,8 @@ def run(options: argparse.Namespace) -> Results:
             measured = Measured(settings, photographs.beton, device, pool, max(peaks), options.seconds)
             rows += measured.with_data(plan.decoders) if settings in plan.real else measured.on_device()
             notes += measured.notes
+    if on_gpu and len(plan.decoders) < len(DECODERS):
+        notes.append("DALI is not installed here: the real data are decoded by CPU threads alone")
     if left_out:
         notes.append(f"Left out after --minutes {options.minutes:g}: {', '.join(left_out)}")
     return Results(
