@@ -158,6 +158,9 @@ def test_the_command(photographs: Photographs, tmp_path: Path, capsys: pytest.Ca
         "resnet8/channels_last/bf16/compile none/batch 2",
         "resnet8/channels_last/float32/compile none/batch 1",
     }
+    shares = {of for of, metric in rows if metric == "share_of_matrix_peak"}
+    assert not [of for of in shares if "bf16" in of], "the peak is that of float32"
+    assert len(shares) == 3
     assert "Left out" not in capsys.readouterr().out
 
 
