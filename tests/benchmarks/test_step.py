@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.gpu_kernels import by_stream, kernel_milliseconds
 from benchmarks.matrix_peak import matrix_flops_per_second, training_flops_per_image
-from benchmarks.photographs import Photographs, made_photographs
+from benchmarks.photographs import Photographs
 from benchmarks.step import Plan, plan_for_cpu, plan_for_gpu
 from benchmarks.step_phases import PHASES, phase_milliseconds
 from benchmarks.trainer import BenchmarkTrainer, TrainerSettings
@@ -32,25 +32,15 @@ def same_cores() -> Iterator[None]:
     os.sched_setaffinity(0, cores)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def photographs(cache: Path) -> Photographs:
-    return made_photographs(24, cache=cache / "fasttail")
-
-
 def settings(**changes: object) -> TrainerSettings:
     return TrainerSettings(backbone="resnet8", batch=3, size=32, precision="float32", **changes)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-def test_the_fixed_batch_is_the_first_of_the_loader(photographs: Photographs, layout: str) -> None:
+def test_the_fixed_batch_is_the_first_of_the_loader(few: Photographs, layout: str) -> None:
     with (
         ThreadPool(1) as pool,
-        closing(BenchmarkTrainer(settings(layout=layout), photographs.beton, CPU, pool)) as trainer,
+        closing(BenchmarkTrainer(settings(layout=layout), few.beton, CPU, pool)) as trainer,
     ):
         first, fixed = next(trainer.real_batches()), trainer.fixed()
         for name in ("label_a", "label_b", "lam"):
@@ -62,10 +52,10 @@ def test_the_fixed_batch_is_the_first_of_the_loader(photographs: Photographs, la
         assert not torch.equal(fixed.images, next(trainer.real_batches()).images)
 
 
-def test_phases_are_those_of_an_ordinary_step(photographs: Photographs) -> None:
+def test_phases_are_those_of_an_ordinary_step(few: Photographs) -> None:
     """They fill the time between the first mark and the last, and the step in phases trains the same weights."""
     with ThreadPool(1) as pool:
-        trainers = [BenchmarkTrainer(settings(), photographs.beton, CPU, pool) for _ in range(2)]
+        trainers = [BenchmarkTrainer(settings(), few.beton, CPU, pool) for _ in range(2)]
         phases = phase_milliseconds(trainers[0].step, trainers[0].fixed_batches(), trainers[0].alpha, 4)
         for _ in range(4):
             trainers[1].step(trainers[1].fixed, trainers[1].alpha)
@@ -123,8 +113,8 @@ def test_every_trainer_of_a_plan_has_a_name_of_its_own(plan: Plan) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_the_command(photographs: Photographs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, beton = tmp_path / "step.json", str(photographs.beton.path)
+def test_the_command(few: Photographs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, beton = tmp_path / "step.json", str(few.beton.path)
     small = ("--seconds", "0.01", "--images", "24", "--batch", "2", "--size", "32", "--cores", "1")
     arguments = [
         "step",
@@ -165,9 +155,9 @@ def test_the_command(photographs: Photographs, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_what_the_time_does_not_reach_is_named(
-    photographs: Photographs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few: Photographs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ("--seconds", "0.01", "--images", "24", "--batch", "2", "--size", "32", "--minutes", "0.00001")
-    beton = ("--beton", str(photographs.beton.path))
+    beton = ("--beton", str(few.beton.path))
     assert main(["step", *small, *beton, "--picture", str(tmp_path / "step.png")]) == 0
     assert "Left out after --minutes 1e-05: resnet8/channels_last/float32/compile" in capsys.readouterr().out
