@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs what needs a GPU, on a machine with one NVIDIA GPU and no network.
 #
-#     benchmarks/gpu.sh [tests|decode|loader|mix|peers]...      without an argument all of them, in this order
+#     benchmarks/gpu.sh [tests|decode|loader|mix|peers|step|cifar]...    without an argument all of them, in this order
 #
 # Each stage takes less than 8 minutes and writes its result at once: tests.xml, decode.json, loader.json, mix.json,
-# peers.json in $OUT (default: benchmarks/results). `python3 tools/benchmark.py report $OUT` joins them, here or
-# elsewhere.
+# peers.json, step.json, cifar.json in $OUT (default: benchmarks/results). `python3 tools/benchmark.py report $OUT` joins
+# them, here or elsewhere.
 #
 # What the machine lacks is taken from folders that lie beside this checkout's files, where they are there:
 #     .bundle/   the parts of ../shared/gpu/make_bundle.py and its unpack_bundle.sh: DALI, FFCV, libturbojpeg
@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly LIMIT=470  # seconds of a stage
-STAGES=(tests decode loader mix peers)
+STAGES=(tests decode loader mix peers step cifar)
 out=${OUT:-benchmarks/results}
 python=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}

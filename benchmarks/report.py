@@ -19,9 +19,18 @@ from benchmarks.measurement import Row, check_rows, row_of
 from benchmarks.results import Results, draw, read_json, table, write_json
 from pipelines.user_error import UserError
 
-STAGES = ("decode", "loader", "mix", "peers", "convert")
+STAGES = ("decode", "loader", "mix", "peers", "step", "cifar", "convert")
 TESTS = "tests.xml"
-DRAWN = ("pairs_per_second", "source_decodes_per_second", "share_of_bandwidth", "microseconds")
+DRAWN = (
+    "pairs_per_second",
+    "forward_images_per_second",
+    "ratio_to_device",
+    "source_decodes_per_second",
+    "share_of_bandwidth",
+    "share_of_matrix_peak",
+    "microseconds",
+    "training_seconds",
+)
 """Metrics of the pictures, where a stage has them."""
 
 

@@ -104,10 +104,10 @@ class TrainLoader(ABC):
     def images_of(self, draw: Draw) -> NDArray[np.int64]:
         """Which source images a step shows."""
 
-    def draw_at(self, step: int) -> Draw:
-        """Seed, epoch and this rank's places of a step."""
+    def draw_at(self, step: int, steps: int = 1) -> Draw:
+        """Seed, epoch and this rank's places of a step, or of several of one epoch."""
         epoch, step_in_epoch = self.ranks.position(step, self.steps_per_epoch)
-        places = self.ranks.train_places(step_in_epoch, 1, self.settings.global_batch)
+        places = self.ranks.train_places(step_in_epoch, steps, self.settings.global_batch)
         return Draw(self.settings.seed, epoch, places)
 
     def batch(
@@ -124,9 +124,13 @@ class PlainLoader(TrainLoader):
 
     def make(self, step: int) -> Pending[Batch]:
         """Draw everything of a step and begin to make it."""
-        draw = self.draw_at(step)
-        how = draw_views(draw, self.images_of(draw), 1, self.settings.view, self.images.crops)
+        how = self.draw_step(step)
         return self.batch(self.images.plain(how), how, how, np.ones((1, self.local_batch), np.float32))
+
+    def draw_step(self, step: int, steps: int = 1) -> ViewDraws:
+        """All chance of a step, or of several of one epoch."""
+        draw = self.draw_at(step, steps)
+        return draw_views(draw, self.images_of(draw), 1, self.settings.view, self.images.crops)
 
     def images_of(self, draw: Draw) -> NDArray[np.int64]:
         """Which source images a step shows."""
@@ -156,9 +160,9 @@ class PairedLoader(TrainLoader):
         images = self.images.pairs(how_a, how_b, mixing)
         return self.batch(images, how_a, how_b, np.stack([mixing.lam_mix, mixing.lam_cut]))
 
-    def draw_step(self, step: int) -> tuple[ViewDraws, ViewDraws, MixDraws]:
-        """All chance of a step: the views of stream a, those of stream b, and how they are mixed."""
-        a = self.draw_at(step)
+    def draw_step(self, step: int, steps: int = 1) -> tuple[ViewDraws, ViewDraws, MixDraws]:
+        """All chance of a step, or of several of one epoch: views of stream a, of stream b, and how they are mixed."""
+        a = self.draw_at(step, steps)
         b = Draw(a.seed, a.epoch, a.places, stream=REVERSED)
         view, crops = self.settings.view, self.images.crops
         views_a = draw_views(a, self.uniform.indices(a.epoch, a.places), 2, view, crops)

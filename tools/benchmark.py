@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import convert, decode, loader, mix, peers, report
+from benchmarks import cifar, convert, decode, loader, mix, peers, report, step
 from benchmarks.command import Command, add_shared_options
 from benchmarks.machine import commit, machine, use_cores, versions
 from benchmarks.results import draw, table, write_json
 from pipelines.user_error import UserError, run_command
 
-COMMANDS: tuple[Command, ...] = (peers.COMMAND, loader.COMMAND, decode.COMMAND, mix.COMMAND, convert.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    peers.COMMAND,
+    loader.COMMAND,
+    decode.COMMAND,
+    mix.COMMAND,
+    step.COMMAND,
+    cifar.COMMAND,
+    convert.COMMAND,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

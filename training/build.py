@@ -12,14 +12,18 @@ from pipelines.dali_graph import DaliShape
 from pipelines.eval_loader import EvalLoader
 from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
+from pipelines.resident_loader import ResidentLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
 from pipelines.user_error import UserError
 from training.checkpoint import load_weights
 from training.config import Config
+from training.cuda_graph import GraphStep, check_graph
+from training.fast_kernels import compile_mode, compile_model, measure_cudnn_kernels
 from training.loop import Clock, Trainer
 from training.model import LongTailModel, build_model
 from training.objectives import METHODS, Objective, build_objective
+from training.optimizer import build_sgd
 from training.process_group import ProcessGroup
 from training.run_folder import RunFolder
 from training.run_log import SilentLog
@@ -52,8 +56,8 @@ def build_trainer(
     """Everything that a run needs, at the step where its last checkpoint left it, or at step 0 if `anew`."""
     train = betons["train"]
     objective = build_objective(config.method, torch.from_numpy(train.counts).to(group.device), config.glmc)
-    model = build_seeded_model(config, train.num_classes)
-    model = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    measure_cudnn_kernels(group.device)
+    model = build_placed_model(config, train.num_classes, group)
     model.train_layers(objective.trained_layers)
     checkpoint = None if anew else folder.checkpoint_to_continue(config, group.device)
     if checkpoint is not None:
@@ -91,22 +95,48 @@ def build_seeded_model(config: Config, num_classes: int) -> LongTailModel:
         return build_model(settings.backbone, num_classes, settings.width, settings.projection_dim)
 
 
+def build_placed_model(config: Config, num_classes: int, group: ProcessGroup) -> LongTailModel:
+    """The same on the run's device, channels-last, with the BatchNorm layers that the run asks for."""
+    model = build_seeded_model(config, num_classes)
+    if config.model.sync_batchnorm:
+        model = group.share_batch_statistics(model)
+    placed: LongTailModel = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
+
+
 def build_step(config: Config, model: LongTailModel, objective: Objective, group: ProcessGroup) -> TrainStep:
     """The step with its optimizer, which holds only the parameters that the objective trains."""
-    optim = config.optim
-    return TrainStep(
-        model=group.wrap(model),
+    optim, graph = config.optim, config.run.cuda_graph
+    precision = choose_precision(config.run.precision, group.device)
+    check_micro_batches(config, group.world_size)
+    if graph:
+        check_graph(config, group, precision)
+    return (GraphStep if graph else TrainStep)(
+        model=group.wrap(compile_model(model, compile_mode(config.run.compile, group.device))),
         objective=objective,
-        optimizer=torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=optim.lr,
+        optimizer=build_sgd(
+            model.parameters(),
+            optim.implementation,
+            precision,
+            lr=torch.tensor(config.base_lr, device=group.device) if graph else config.base_lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
         ),
         passes=1 if config.model.joint_forward else objective.views,
         device=group.device,
-        precision=choose_precision(config.run.precision, group.device),
+        precision=precision,
+        micro_batches=optim.accumulate,
     )
+
+
+def check_micro_batches(config: Config, world_size: int) -> None:
+    """Refuse a local batch that does not divide into equal micro-batches, whose means would not add up."""
+    local_batch = RankSlice(0, world_size).local_batch(config.optim.batch_size)
+    if local_batch % config.optim.accumulate:
+        raise UserError(
+            f"optim.accumulate is {config.optim.accumulate}, and a process's share of {local_batch} pairs does not "
+            "divide by it: choose a divisor"
+        )
 
 
 def build_image_works(config: Config, ranks: RankSlice, device: torch.device, pool: ThreadPool) -> ImageWorks:
@@ -128,8 +158,20 @@ def build_image_works(config: Config, ranks: RankSlice, device: torch.device, po
     )
 
 
-def build_loader(config: Config, beton: BetonFile, ranks: RankSlice, works: ImageWorks) -> TrainLoader:
-    """The training batches that the method needs: plain images, or mixed pairs."""
+def build_loader(
+    config: Config, beton: BetonFile, ranks: RankSlice, works: ImageWorks
+) -> TrainLoader | ResidentLoader:
+    """The training batches that the method needs, from where the run wants them."""
+    loader = build_ordinary_loader(config, beton, ranks, works)
+    if not config.run.cuda_graph:
+        return loader
+    return ResidentLoader(loader, beton, works.pool, dtype=works.dtype, kernel=True)
+
+
+def build_ordinary_loader(
+    config: Config, beton: BetonFile, ranks: RankSlice, works: ImageWorks
+) -> PairedLoader | PlainLoader:
+    """Plain images, or mixed pairs."""
     settings = LoaderSettings(
         view=config.view,
         seed=config.run.seed,

@@ -14,7 +14,9 @@ from pipelines.mixing_draws import MixSettings
 from pipelines.open_images import parse_decode
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
+from training.fast_kernels import CompileSetting
 from training.objectives import GlmcSettings
+from training.optimizer import Implementation
 from training.schedule import learning_rate
 
 
@@ -60,6 +62,9 @@ class ModelConfig:
     """Dimensions of projection and predictor. Default 128 for resnet32 and resnet8, 256 otherwise (GLMC's code)."""
     joint_forward: bool = False
     """Both views in one pass with common BatchNorm statistics; false is two passes, as published."""
+    sync_batchnorm: bool = False
+    """BatchNorm statistics over the global batch instead of each process's share; on GPUs only. Not published;
+    with it, weights depend less on the number of processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,14 @@ class OptimConfig:
     batch_size: int
     """N, source pairs of the global batch (the official `-b`); the network sees 2N mixed images with GLMC."""
     lr: float
-    """Base learning rate for the global batch."""
+    """Base learning rate, for the global batch or, with `lr_scaling`, for one of `lr_reference_batch` pairs."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """linear: multiply `lr` by batch_size / lr_reference_batch (Goyal et al. 2017); none: as configured."""
+    lr_reference_batch: int = 128
+    """Source pairs for which `lr` is meant, with lr_scaling linear; 128 is the published batch of iNaturalist."""
+    accumulate: int = 1
+    """Parts of a process's share of the batch, computed one after the other in less memory before one update. Each
+    part has BatchNorm statistics of its own."""
     schedule: Literal["cosine", "warmup-cosine-cvpr", "warmup-cosine-head"] = "cosine"
     """Of the learning rate, by epoch: cosine (official on CIFAR), or 10 epochs of warm-up before it as in the
     generation `cvpr` or `head` (the latter with its off-by-one); see training/schedule.py."""
@@ -79,6 +91,9 @@ class OptimConfig:
     """Momentum of SGD (hard-coded in the official code)."""
     weight_decay: float = 2e-4
     """L2 penalty on every parameter, BatchNorm and biases included (official, ImageNet-LT)."""
+    implementation: Implementation = "auto"
+    """How SGD is computed: foreach, or one fused kernel; the same arithmetic up to rounding. auto: fused on a GPU, but
+    foreach with fp16, where fused is refused; PyTorch's default on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +109,13 @@ class RunConfig:
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Of the backbone under autocast; heads and losses are float32. auto: bf16 on a GPU that has it, float32
     on a CPU."""
+    compile: CompileSetting = "auto"
+    """Mode of torch.compile for the training step's model; none: not compiled. auto: default on a GPU, none on a CPU.
+    It takes its time at the start, and what it gains depends on the network (grouped convolutions, small batches):
+    `tools/benchmark.py step` compares."""
+    cuda_graph: bool = False
+    """The whole step, data included, as one CUDA graph, the set held in device memory: for small images and networks
+    (view.crop padded) on one GPU, where launching the kernels of a step takes longer than they do."""
     log_steps: int = 50
     """Steps between two log entries; the end of an epoch is always logged."""
     eval_epochs: int = 1
@@ -128,14 +150,28 @@ class Config:
         ):
             if not value >= 0:
                 raise UserError(f"{name} is {value}: it must be 0 or more")
-        learning_rate(optim.schedule, optim.lr, 0, optim.epochs)  # refuses a run that ends with its warm-up
+        learning_rate(
+            optim.schedule, self.base_lr, 0, optim.epochs
+        )  # refuses a run that ends with its warm-up
         if not 0 <= self.run.seed < 2**63:
             raise UserError(f"run.seed is {self.run.seed}: it must lie in [0, 2^63)")
         if self.data.threads < 0:
             raise UserError(f"data.threads is {self.data.threads}: it must be 0 (automatic) or more")
         parse_decode(self.data.decode)
+        if optim.accumulate > 1 and self.run.compile == "reduce-overhead":
+            raise UserError(
+                "optim.accumulate does not go with run.compile reduce-overhead, whose captured graphs write the "
+                "gradients of every part to the same memory: use run.compile default"
+            )
         for name, why in _without_effect(self):
             raise UserError(f"{name} has no effect with {why}: remove one of the two")
+
+    @property
+    def base_lr(self) -> float:
+        """Learning rate before the schedule's factor, for the global batch."""
+        optim = self.optim
+        scaled = optim.lr_scaling == "linear"
+        return optim.lr * optim.batch_size / optim.lr_reference_batch if scaled else optim.lr
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as YAML and JSON hold them (tuples become lists)."""
@@ -155,6 +191,8 @@ def _positive(config: Config) -> Iterator[tuple[str, float]]:
         ("optim.epochs", optim.epochs),
         ("optim.batch_size", optim.batch_size),
         ("optim.lr", optim.lr),
+        ("optim.lr_reference_batch", optim.lr_reference_batch),
+        ("optim.accumulate", optim.accumulate),
     ]
     yield from [("run.log_steps", run.log_steps), ("run.eval_epochs", run.eval_epochs)]
     yield from [("data.prefetch", config.data.prefetch)]
@@ -168,6 +206,8 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
             yield from ((f"{section}.{name}", f"method {config.method}") for name in changed)
         if config.model.joint_forward:
             yield "model.joint_forward", f"method {config.method}"
+    if config.optim.lr_scaling == "none" and "lr_reference_batch" in _changed(config.optim):
+        yield "optim.lr_reference_batch", "optim.lr_scaling none"
     unread = ("pad",) if config.view.crop == "resized" else ("scale", "eval_resize")
     for name in _changed(config.view):
         if name in unread:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.eval_loader import EvalLoader
+from pipelines.resident_loader import ResidentLoader
 from pipelines.train_loader import TrainLoader
 from pipelines.user_error import UserError
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.config import Config
 from training.evaluation import evaluate, head_figures
 from training.model import LongTailModel
+from training.optimizer import set_learning_rate
 from training.process_group import ProcessGroup
 from training.run_folder import RunFolder
 from training.run_log import RunLog
 from training.schedule import alpha, learning_rate
-from training.step import MeanMetrics, TrainStep
+from training.step import MeanMetrics, StepInput, TrainStep
 
 LOGGED_FIGURES = (
     *("all", "many", "medium", "few", "top5", "worst", "geometric_mean", "harmonic_mean"),
@@ -69,7 +71,7 @@ class Trainer:
     folder: RunFolder
     model: LongTailModel
     step: TrainStep
-    loader: TrainLoader
+    loader: TrainLoader | ResidentLoader
     eval_loaders: dict[str, EvalLoader]
     """By split: "test", and "val" where the configuration names one."""
     class_counts: NDArray[np.int64]
@@ -105,7 +107,8 @@ class Trainer:
     def _train(self) -> None:
         metrics, logged = MeanMetrics(), self.first_step
         alpha_now = torch.zeros((), device=self.group.device)
-        for done, batch in enumerate(self.loader.batches(self.first_step), self.first_step + 1):
+        batches: Iterable[StepInput] = self.loader.batches(self.first_step)
+        for done, batch in enumerate(batches, self.first_step + 1):
             epoch, step_in_epoch = divmod(done - 1, len(self.loader))
             if step_in_epoch == 0:
                 self._start_epoch(epoch, alpha_now)
@@ -125,8 +128,11 @@ class Trainer:
         optim = self.config.optim
         cumulative = self.step.objective.cumulative
         alpha_now.fill_(alpha(epoch, optim.epochs, cumulative=cumulative))
-        for parameters in self.step.optimizer.param_groups:
-            parameters["lr"] = learning_rate(optim.schedule, optim.lr, epoch, optim.epochs)
+        set_learning_rate(self.step.optimizer, self._learning_rate(epoch))
+
+    def _learning_rate(self, epoch: int) -> float:
+        optim = self.config.optim
+        return learning_rate(optim.schedule, self.config.base_lr, epoch, optim.epochs)
 
     def _log_training(self, metrics: MeanMetrics, epoch: int, done: int, steps: int) -> None:
         means = metrics.read()
@@ -144,7 +150,7 @@ class Trainer:
                 "epoch": epoch,
                 "step": done,
                 **means,
-                "learning_rate": self.step.optimizer.param_groups[0]["lr"],
+                "learning_rate": self._learning_rate(epoch),
                 "alpha": alpha(epoch, self.config.optim.epochs, cumulative=self.step.objective.cumulative),
                 "pairs_per_second": pairs_per_second,
                 "images_per_second": views * pairs_per_second,

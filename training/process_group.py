@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import distributed as dist
@@ -15,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.user_error import UserError
 from training.generation import agent_store, store_of_this_start
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 SECONDS_TO_LET_GO = 0.3
 """Before a rank ends. In PyTorch 2.11 the threads of gloo need the GIL to let go of the tensors of the last sums, and
@@ -64,6 +67,14 @@ class ProcessGroup:
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
+
+    def share_batch_statistics(self, model: AnyModule) -> AnyModule:
+        """The model with SyncBatchNorm, whose statistics are those of all ranks' batches; on one rank as it is."""
+        if self.device.type == "cpu":
+            raise UserError(
+                "model.sync_batchnorm needs GPUs: PyTorch's SyncBatchNorm refuses CPU tensors; leave it out"
+            )
+        return model if self.world_size == 1 else nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over ranks.

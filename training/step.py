@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.batch import Batch
 from pipelines.user_error import UserError
+from training.micro_batches import split_pairs
 from training.objectives import Objective
+
+StepInput = Batch | Callable[[], Batch]
+"""A batch, or what makes one on the device."""
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,16 +34,22 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype:
 
 @dataclass
 class TrainStep:
-    """Forward, loss, backward, update: one path for every method, precision and number of ranks."""
+    """Forward, loss, backward, update: one path for every method, precision and number of ranks.
+
+    Nothing in it waits for the device, with one exception: with fp16 PyTorch's scaler asks the device whether the
+    gradients overflowed before foreach SGD changes the weights.
+    """
 
     model: nn.Module
-    """`LongTailModel`, wrapped in DDP where there are several ranks."""
+    """`LongTailModel`, compiled where the run asks for it, wrapped in DDP where there are several ranks."""
     objective: Objective
     optimizer: torch.optim.Optimizer
     passes: int
     """Passes of the backbone a step, each with BatchNorm statistics of its own."""
     device: torch.device
     precision: torch.dtype
+    micro_batches: int = 1
+    """Equal parts of the local batch whose gradients are summed before the weights change."""
     scaler: GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,16 +59,44 @@ class TrainStep:
         """The context of a forward pass, also of evaluation."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
-    def __call__(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
+    def __call__(self, batch: StepInput, alpha: Tensor) -> dict[str, Tensor]:
         """Update the weights; returns 0-dim float32 tensors, "loss" and its parts."""
-        with self.autocast():
-            outputs = self.model(batch.images, self.passes)
-        losses = self.objective.loss(outputs, batch, alpha)
+        # before the forward pass, so that it can have the memory of the old gradients
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["loss"]).backward()
+        metrics = self.accumulate(batch if isinstance(batch, Batch) else batch(), alpha)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return metrics
+
+    def accumulate(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
+        """Add the gradients of a batch to those that there are; returns the losses."""
+        if self.micro_batches == 1:
+            return self._backward(batch, alpha)
+        parts = split_pairs(batch, self.micro_batches)
+        losses = []
+        for part in parts[:-1]:
+            with self._this_rank_alone():
+                losses.append(self._backward(part, alpha))
+        losses.append(self._backward(parts[-1], alpha))
+        return {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
+
+    def losses(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
+        """The forward pass: "loss", which has a gradient, and its parts."""
+        with self.autocast():
+            outputs = self.model(batch.images, self.passes)
+        return self.objective.loss(outputs, batch, alpha)
+
+    def _backward(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
+        losses = self.losses(batch, alpha)
+        share = losses["loss"] if self.micro_batches == 1 else losses["loss"] / self.micro_batches
+        self.scaler.scale(share).backward()
         return {name: value.detach() for name, value in losses.items()}
+
+    def _this_rank_alone(self) -> AbstractContextManager[None]:
+        """A backward pass (and its forward) whose gradients stay on this rank until a later one sums them."""
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
 
 
 class MeanMetrics:

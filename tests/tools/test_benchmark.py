@@ -137,7 +137,7 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
     script = ROOT / "benchmarks" / "gpu.sh"
     done = subprocess.run(["bash", script, "decode", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers\n"
+    assert done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step cifar\n"
 
 
 def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_path: Path) -> None:

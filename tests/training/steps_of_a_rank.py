@@ -1,6 +1,7 @@
 """One rank of a few training steps in float64 without BatchNorm, started by test_ranks.py under torchrun.
 
-`steps_of_a_rank.py OUT STEPS COMMAND_LINE...`: rank 0 saves the weights before and after.
+`steps_of_a_rank.py OUT STEPS BACKEND COMMAND_LINE...`: rank 0 saves the weights before and after; the model is compiled
+with that backend of torch.compile, or not at all if it is `none`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def with_group_norm(module: nn.Module) -> None:
             with_group_norm(child)
 
 
-def main(out: str, steps: int, command_line: list[str]) -> None:
+def main(out: str, steps: int, backend: str, command_line: list[str]) -> None:
     config, _ = parse_config(build_parser("test", ""), command_line)
     train = open_betons(config)["train"]
     with join_process_group("cpu") as group, ThreadPool(1) as pool:
@@ -38,7 +39,8 @@ def main(out: str, steps: int, command_line: list[str]) -> None:
         model = model.double().to(memory_format=torch.channels_last)
         model.train_layers(objective.trained_layers)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        step = build_step(config, model, objective, group)
+        compiled = model if backend == "none" else torch.compile(model, backend=backend, dynamic=False)
+        step = build_step(config, compiled, objective, group)
         ranks = RankSlice(group.rank, group.world_size)
         works = build_image_works(config, ranks, group.device, pool)
         batches = iter(build_loader(config, train, ranks, works).batches())
@@ -51,4 +53,4 @@ def main(out: str, steps: int, command_line: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])

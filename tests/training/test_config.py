@@ -39,6 +39,15 @@ RUN = RunConfig(folder="run")
             {"optim": replace(OPTIM, schedule="warmup-cosine-head")},
             "3 epochs end within the warm-up of 10 epochs",
         ),
+        ({"optim": replace(OPTIM, accumulate=0)}, "optim.accumulate is 0: it must be above 0"),
+        (
+            {"optim": replace(OPTIM, lr_scaling="linear", lr_reference_batch=-1)},
+            "optim.lr_reference_batch is -1: it must be above 0",
+        ),
+        (
+            {"optim": replace(OPTIM, accumulate=2), "run": replace(RUN, compile="reduce-overhead")},
+            r"optim\.accumulate does not go with run\.compile reduce-overhead.*use run\.compile default",
+        ),
         ({"run": replace(RUN, log_steps=0)}, "run.log_steps is 0: it must be above 0"),
         ({"run": replace(RUN, eval_epochs=0)}, "run.eval_epochs is 0: it must be above 0"),
         ({"run": replace(RUN, seed=-1)}, "run.seed is -1: it must lie in"),
@@ -63,6 +72,11 @@ def test_values_that_make_no_run_are_refused(sections: dict[str, Any], message: 
             "ce",
             {"model": ModelConfig(joint_forward=True)},
             "model.joint_forward has no effect with method ce",
+        ),
+        (
+            "glmc",
+            {"optim": replace(OPTIM, lr_reference_batch=256)},
+            r"optim\.lr_reference_batch has no effect with optim\.lr_scaling none",
         ),
         ("glmc", {"view": ViewSettings(pad=3)}, "view.pad has no effect with view.crop resized"),
         (
@@ -92,6 +106,14 @@ def test_the_same_settings_are_taken_where_something_reads_them() -> None:
     )
     assert glmc.to_dict()["glmc"]["gamma"] == 4.0
     assert make("ce", view=ViewSettings(scale=(0.2, 1.0), eval_resize=300)).view.eval_resize == 300
+
+
+def test_linear_scaling_of_the_learning_rate() -> None:
+    """0.1 for 32 pairs is 0.025 for 8; without scaling it is what was configured."""
+    assert make().base_lr == 0.1
+    scaled = make(optim=replace(OPTIM, lr_scaling="linear", lr_reference_batch=32))
+    assert scaled.base_lr == pytest.approx(0.025)
+    assert make(optim=replace(scaled.optim, batch_size=64)).base_lr == pytest.approx(0.2)
 
 
 def test_to_dict_holds_plain_values_only() -> None:

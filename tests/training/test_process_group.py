@@ -46,6 +46,22 @@ def test_devices() -> None:
             choose_device("cuda", 0)
 
 
+def test_synchronised_statistics_need_gpus() -> None:
+    with pytest.raises(UserError, match=r"model\.sync_batchnorm needs GPUs.*leave it out"):
+        ProcessGroup(0, 2, CPU).share_batch_statistics(nn.Linear(2, 2))
+
+
+@pytest.mark.gpu
+def test_synchronised_statistics_keep_the_names_of_a_checkpoint() -> None:
+    gpu = torch.device("cuda", 0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    names = list(model.state_dict())
+    assert ProcessGroup(0, 1, gpu).share_batch_statistics(model) is model, "one rank has all there is"
+    shared = ProcessGroup(0, 2, gpu).share_batch_statistics(model)
+    assert isinstance(shared[1], nn.SyncBatchNorm)
+    assert list(shared.state_dict()) == names
+
+
 def test_rank_0_alone_writes_and_prints(two_ranks: tuple[Path, str]) -> None:
     folder, out = two_ranks
     assert out.count("Top-1 of the last epoch") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 Start = Callable[..., subprocess.Popen[str]]
+WeightsOf = Callable[..., dict[str, dict[str, torch.Tensor]]]
 STEPS = 4
 
 
@@ -80,23 +82,42 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["model"]
 
 
-def test_weights_do_not_depend_on_the_number_of_ranks(
-    tmp_path: Path, options: Callable[..., list[str]], start_process: Start
-) -> None:
-    """In float64 and without BatchNorm, whose statistics are those of the local batch."""
+@pytest.fixture(scope="module")
+def weights_of(
+    tmp_path_factory: pytest.TempPathFactory, options: Callable[..., list[str]], start_process: Start
+) -> Callable[..., dict[str, dict[str, torch.Tensor]]]:
+    """Weights before and after the same steps: `weights_of(ranks, *settings, backend="none")`.
+
+    In float64 and without BatchNorm, whose statistics are those of the local batch.
+    """
+    folder = tmp_path_factory.mktemp("steps")
     script = str(Path(__file__).with_name("steps_of_a_rank.py"))
-    saved = {}
-    for ranks in (1, 2, 4):
+
+    @functools.cache
+    def train(ranks: int, *settings: str, backend: str = "none") -> dict[str, dict[str, torch.Tensor]]:
+        out = folder / f"{ranks}{backend}{len(settings)}.pt"
         torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), script)
-        out = tmp_path / f"{ranks}.pt"
-        process = start_process([str(out), str(STEPS), *options(tmp_path / "run")], module=torchrun)
+        command = [str(out), str(STEPS), backend, *options(folder / "run", *settings)]
+        process = start_process(command, module=torchrun)
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-        saved[ranks] = torch.load(out, weights_only=True)
+        return torch.load(out, weights_only=True)
+
+    return train
+
+
+def test_weights_do_not_depend_on_the_number_of_ranks(weights_of: WeightsOf) -> None:
+    saved = {ranks: weights_of(ranks) for ranks in (1, 2, 4)}
     assert all(tensor.dtype == torch.float64 for tensor in saved[1]["after"].values())
     assert _weights_differ(saved[1]["before"], saved[1]["after"]) > 1e-3
     for ranks in (2, 4):
         assert _weights_differ(saved[1]["after"], saved[ranks]["after"]) < 1e-10
+
+
+def test_accumulated_gradients_of_compiled_ranks_are_those_of_one_batch(weights_of: WeightsOf) -> None:
+    """Two ranks, each in four parts, the inner model compiled: one exchange, and the weights of one plain rank."""
+    ours = weights_of(2, "--optim.accumulate", "4", backend="aot_eager")
+    assert _weights_differ(weights_of(1)["after"], ours["after"]) < 1e-10
 
 
 @pytest.mark.parametrize("rendezvous", ["c10d", "static"])

@@ -219,6 +219,17 @@ def test_restart_begins_anew(copied_run: Path, options: Options) -> None:
     assert (copied_run / "notes.txt").read_text() == "mine"
 
 
+def test_settings_of_the_step_reach_it(tmp_path: Path, options: Options) -> None:
+    """Twice the learning rate for twice the reference batch, and BatchNorm counts the parts of a batch."""
+    speed = ("--optim.lr_scaling", "linear", "--optim.lr_reference_batch", "32", "--optim.accumulate", "2")
+    assert main(options(tmp_path, *speed, "--optim.implementation", "fused", epochs=1)) == 0
+    (trained,) = [entry for entry in entries(tmp_path) if entry["kind"] == "train"]
+    assert trained["learning_rate"] == pytest.approx(0.1)
+    last = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert last.model["backbone.bn1.num_batches_tracked"] == 6 * 2 * 2, "steps, parts and views"
+    assert last.optimizer["param_groups"][0]["fused"]
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -227,6 +238,8 @@ def test_restart_begins_anew(copied_run: Path, options: Options) -> None:
         (("--view.size", "31"), "view.size is 31"),
         (("--data.train", "absent.beton"), "absent.beton"),
         (("--optim.schedule", "warmup-cosine-cvpr"), "end within the warm-up"),
+        (("--optim.accumulate", "3"), "share of 64 pairs does not divide by it"),
+        (("--model.sync_batchnorm", "true", "--run.device", "cpu"), "model.sync_batchnorm needs GPUs"),
     ],
 )
 def test_a_restart_that_is_refused_removes_nothing(
