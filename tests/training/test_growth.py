@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-EPOCHS = 26
-EARLY, LATE = range(4, 12), range(18, 26)
-"""Epochs that are compared: after the warm-up, and 14 later."""
+EPOCHS = 20
+EARLY, LATE = range(3, 8), range(15, 20)
+"""Epochs that are compared: after the warm-up, and 12 later."""
+PROMPT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Makes malloc give memory back at once, without which the least that is held varies by 15 MB."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def look(pid: int, epoch: int) -> Sample:
     tasks = list((process / "task").iterdir())
     children = sum(len((task / "children").read_text().split()) for task in tasks if task.exists())
     files = len(list((process / "fd").iterdir()))
-    return Sample(epoch, int(status["Threads"]), files, children, int(status["VmRSS"].split()[0]))
+    return Sample(epoch, int(status["Threads"]), files, children, int(status["RssAnon"].split()[0]))
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +44,10 @@ def samples(
     options: Callable[..., list[str]],
     start_process: Callable[..., subprocess.Popen[str]],
 ) -> list[Sample]:
-    """A run of 26 epochs, each trained, evaluated and saved."""
+    """A run of 20 epochs, each trained, evaluated and saved."""
     folder = tmp_path_factory.mktemp("runs") / "growth"
-    process = start_process(
-        options(
-            folder,
-            *("--model.width=16", "--optim.batch_size=110", "--optim.lr=0.01"),
-            method="ce",
-            epochs=EPOCHS,
-        )
-    )
+    settings = ("--model.width=16", "--optim.batch_size=64", "--optim.lr=0.01")
+    process = start_process(options(folder, *settings, method="ce", epochs=EPOCHS), **PROMPT_MALLOC)
     seen = []
     metrics = folder / "metrics.jsonl"
     epoch = 0
@@ -91,6 +86,6 @@ def test_no_process_is_started(samples: list[Sample]) -> None:
 
 
 def test_memory_stays(samples: list[Sample]) -> None:
-    """One copy of weights and momentum an epoch left behind would be 8 MB over these 14 epochs."""
+    """One copy of weights and momentum an epoch left behind would be 7.5 MB over these 12 epochs."""
     early, late = windows(samples, "kilobytes")
-    assert statistics.median(late) - statistics.median(early) < 3000
+    assert min(late) - min(early) < 4000
