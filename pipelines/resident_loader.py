@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.batch import Batch
 from pipelines.beton_reader import BetonFile
+from pipelines.draws import Draw
 from pipelines.epoch_draws import RecordLayout, StepDraws
 from pipelines.mix_reference import mix, normalise
 from pipelines.resident_gather import gather_crops
@@ -80,6 +83,10 @@ class ResidentLoader:
     def batches(self, first_step: int = 0) -> ResidentBatches:
         """As `TrainLoader.batches`, but each batch is a function that makes it."""
         return ResidentBatches(self, first_step)
+
+    def images_of(self, draw: Draw) -> NDArray[np.int64]:
+        """As `TrainLoader.images_of`."""
+        return self.inner.images_of(draw)
 
     def take(self) -> Batch:
         """Make the next batch on the device, and count on there."""

@@ -30,7 +30,9 @@ def test_every_named_source_file_exists(page: Path) -> None:
 def test_every_named_setting_exists(page: Path) -> None:
     known = build_parser("x", "x").format_help()
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"`(?:--)?((?:data|dali|view|sampler|mix|glmc|model|optim|run)\.\w+)`", text):
+    for name in re.findall(
+        r"`(?:--)?((?:data|dali|view|sampler|mix|glmc|model|optim|run|checkpoint)\.\w+)`", text
+    ):
         assert f"--{name} " in known, f"{page.name} names the setting {name}"
 
 

@@ -16,11 +16,12 @@ from pipelines.resident_loader import ResidentLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
 from pipelines.user_error import UserError
-from training.checkpoint import load_weights
+from training.checkpoint import Checkpoint, load_weights
+from training.clock import Clock
 from training.config import Config
 from training.cuda_graph import GraphStep, check_graph
 from training.fast_kernels import compile_mode, compile_model, measure_cudnn_kernels
-from training.loop import Clock, Trainer
+from training.loop import Trainer
 from training.model import LongTailModel, build_model
 from training.objectives import METHODS, Objective, build_objective
 from training.optimizer import build_sgd
@@ -59,17 +60,18 @@ def build_trainer(
     measure_cudnn_kernels(group.device)
     model = build_placed_model(config, train.num_classes, group)
     model.train_layers(objective.trained_layers)
-    checkpoint = None if anew else folder.checkpoint_to_continue(config, group.device)
+    checkpoint = None if anew else checkpoint_of_all(config, folder, group)
     if checkpoint is not None:
         load_weights(model, checkpoint, folder.last)
     step = build_step(config, model, objective, group)
     if checkpoint is not None:
         step.optimizer.load_state_dict(checkpoint.optimizer)
         step.scaler.load_state_dict(checkpoint.scaler)
+        step.guard.in_a_row.copy_(checkpoint.bad_in_a_row)
     ranks = RankSlice(group.rank, group.world_size)
     works = build_image_works(config, ranks, group.device, pool)
     loader = build_loader(config, train, ranks, works)
-    return Trainer(
+    trainer = Trainer(
         config=config,
         group=group,
         folder=folder,
@@ -77,7 +79,7 @@ def build_trainer(
         step=step,
         loader=loader,
         eval_loaders=build_eval_loaders(config, betons, ranks, works),
-        class_counts=train.counts,
+        train_set=train,
         log=SilentLog(),
         clock=Clock(checkpoint.seconds if checkpoint else 0.0),
         versions=read_versions(),
@@ -85,6 +87,16 @@ def build_trainer(
         last=checkpoint.last if checkpoint else None,
         best=checkpoint.best if checkpoint else None,
     )
+    if checkpoint is not None and checkpoint.metrics:
+        trainer.metrics.load_state_dict(checkpoint.metrics)
+    return trainer
+
+
+def checkpoint_of_all(config: Config, folder: RunFolder, group: ProcessGroup) -> Checkpoint | None:
+    """What the run goes on from, None for a new one: rank 0 chooses, and the others must read the same."""
+    chosen = folder.checkpoint_to_continue(config, group.device) if group.is_main else None
+    step = group.of_main(-1 if chosen is None else chosen.step)
+    return chosen if group.is_main or step < 0 else folder.checkpoint_of_step(step, group.device)
 
 
 def build_seeded_model(config: Config, num_classes: int) -> LongTailModel:
@@ -126,6 +138,7 @@ def build_step(config: Config, model: LongTailModel, objective: Objective, group
         device=group.device,
         precision=precision,
         micro_batches=optim.accumulate,
+        max_bad_steps=config.run.max_bad_steps,
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.user_error import UserError
+from pipelines.whole_file import hidden_path, publish
 
 
 @dataclass
@@ -17,7 +22,8 @@ class Checkpoint:
     """The state of a run after `step` steps; what is not here is a function of the configuration.
 
     Which images, which crops, λ and the cut boxes are functions of (seed, epoch, place), so no generator's state
-    is kept, and the position in the data is `step` alone.
+    is kept, and the position in the data is `step` alone. No tensor holds a wall-clock value: on a CPU two runs with
+    the same settings have the same tensors, however often they were stopped.
     """
 
     step: int
@@ -34,18 +40,41 @@ class Checkpoint:
     seconds: float
     """Wall time of training up to here, over all starts."""
     versions: dict[str, str]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """`MeanMetrics.state_dict()`: the losses since the last log entry; empty at the end of an epoch."""
+    bad_in_a_row: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    """0-dim int64: steps up to here whose loss was not finite."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write whole or not at all: under a temporary name, flushed to disk, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    """Write whole or not at all: under a hidden name, flushed to disk, then renamed."""
+    with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with hidden_path(path).open("wb") as file:
             torch.save(vars(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+            publish(file, path)
+
+
+def give_name(checkpoint: Path, name: Path) -> None:
+    """Let `name` stand for the file `checkpoint` too, instead of what it stood for; never for nothing between.
+
+    A hard link where the file system has them, else a copy.
+    """
+    with _disk_errors(name):
+        hidden = hidden_path(name)
+        hidden.unlink(missing_ok=True)
+        try:
+            os.link(checkpoint, hidden)
+        except OSError:
+            shutil.copyfile(checkpoint, hidden)
+        with hidden.open("r+b") as file:
+            publish(file, name)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise UserError(
@@ -53,8 +82,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         ) from None
 
 
+class TornCheckpointError(UserError):
+    """A file that is torn, or of another program."""
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint; `weights_only`, so that nothing in the file is executed."""
+    """Read a checkpoint; `weights_only`, so that nothing in the file is executed.
+
+    Raises:
+        TornCheckpointError: the file is torn, or of another program.
+        UserError: the file is not there or cannot be read.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -65,7 +103,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         try:
             return Checkpoint(**torch.load(file, map_location=device, weights_only=True))
         except Exception as error:  # fed with a torn or a foreign file, PyTorch's reader raises anything
-            raise UserError(
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's fault, not the file's
+                raise UserError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
+            raise TornCheckpointError(
                 f"{path} is not a whole checkpoint of fasttail ({type(error).__name__}); remove it or use another"
             ) from None
 

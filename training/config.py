@@ -120,6 +120,19 @@ class RunConfig:
     """Steps between two log entries; the end of an epoch is always logged."""
     eval_epochs: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
+    max_bad_steps: int = 10
+    """Steps in a row with a loss or a gradient that is not finite after which the run stops and names the images.
+    Each of them leaves the weights alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often a run is saved, besides at the end of each epoch, and what is kept."""
+
+    minutes: float = 10.0
+    """Longest time in minutes between two checkpoints, also within an epoch."""
+    keep: int = 2
+    """Checkpoints kept, the newest first; the best epoch's is always kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +150,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig
     run: RunConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         for name, value in _positive(self):
@@ -195,7 +209,11 @@ def _positive(config: Config) -> Iterator[tuple[str, float]]:
         ("optim.accumulate", optim.accumulate),
     ]
     yield from [("run.log_steps", run.log_steps), ("run.eval_epochs", run.eval_epochs)]
-    yield from [("data.prefetch", config.data.prefetch)]
+    yield from [("data.prefetch", config.data.prefetch), ("run.max_bad_steps", run.max_bad_steps)]
+    yield from [
+        ("checkpoint.minutes", config.checkpoint.minutes),
+        ("checkpoint.keep", config.checkpoint.keep),
+    ]
 
 
 def _without_effect(config: Config) -> Iterator[tuple[str, str]]:

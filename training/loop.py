@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.beton_reader import BetonFile
 from pipelines.eval_loader import EvalLoader
 from pipelines.resident_loader import ResidentLoader
 from pipelines.train_loader import TrainLoader
-from pipelines.user_error import UserError
-from training.checkpoint import Checkpoint, save_checkpoint
+from training.bad_steps import bad_steps_error, images_of_step, write_bad_steps
+from training.checkpoint import Checkpoint
+from training.checkpoint_writer import CheckpointWriter
+from training.clock import Clock
 from training.config import Config
 from training.evaluation import evaluate, head_figures
 from training.model import LongTailModel
@@ -27,39 +27,13 @@ from training.run_folder import RunFolder
 from training.run_log import RunLog
 from training.schedule import alpha, learning_rate
 from training.step import MeanMetrics, StepInput, TrainStep
+from training.stop_signals import StopSignals
 
 LOGGED_FIGURES = (
     *("all", "many", "medium", "few", "top5", "worst", "geometric_mean", "harmonic_mean"),
     "calibration_error",
 )
 """Of each evaluation; all of the last and the best epoch's are in summary.json."""
-
-
-@dataclass
-class Clock:
-    """Seconds of training steps and of everything, of this process and of the processes before it."""
-
-    seconds_before: float
-    started: float = field(default_factory=time.monotonic)
-    aside: float = 0.0
-    """Seconds since the start that were not training: evaluation and checkpoints."""
-
-    @contextmanager
-    def not_training(self) -> Iterator[None]:
-        """Leave what happens inside out of the training rate."""
-        since = time.monotonic()
-        yield
-        self.aside += time.monotonic() - since
-
-    @property
-    def training_seconds(self) -> float:
-        """Of this process."""
-        return time.monotonic() - self.started - self.aside
-
-    @property
-    def total_seconds(self) -> float:
-        """Of all processes of the run, evaluation included."""
-        return self.seconds_before + time.monotonic() - self.started
 
 
 @dataclass
@@ -74,11 +48,14 @@ class Trainer:
     loader: TrainLoader | ResidentLoader
     eval_loaders: dict[str, EvalLoader]
     """By split: "test", and "val" where the configuration names one."""
-    class_counts: NDArray[np.int64]
-    """(C,) training images of each class."""
+    train_set: BetonFile
     log: RunLog
     clock: Clock
     versions: dict[str, str]
+    writer: CheckpointWriter | None = None
+    """None on every rank but 0."""
+    metrics: MeanMetrics = field(default_factory=MeanMetrics)
+    """Losses since the last log entry."""
     first_step: int = 0
     """Steps done before this process."""
     last: dict[str, Any] | None = None
@@ -91,38 +68,64 @@ class Trainer:
         """Whether the last checkpoint was that of the last step."""
         return self.first_step >= self.loader.total_steps
 
-    def train(self) -> None:
-        """From `first_step` to the end of the last epoch."""
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """(C,) training images of each class."""
+        return self.train_set.counts
+
+    def train(self) -> int:
+        """From `first_step` to the end of the last epoch, or to a signal; returns the exit status, 0 at the end."""
         try:
-            self._train()
+            with StopSignals(self.group) as stop:
+                status = self._train(stop)
+            if self.writer is not None:
+                self.writer.wait()
+            if status:
+                self.log.say(f"Stopped by a signal. {self._where_to_go_on()}")
+            return status
         except KeyboardInterrupt:
-            if self.folder.last.exists():
-                self.log.say(
-                    f"{self.folder.last} holds the last finished epoch; the same command goes on from there"
-                )
+            self.log.say(self._where_to_go_on())
             raise
         finally:
+            if self.writer is not None:
+                self.writer.close()
             self.log.close()
 
-    def _train(self) -> None:
-        metrics, logged = MeanMetrics(), self.first_step
+    def _where_to_go_on(self) -> str:
+        if self.folder.last.exists():
+            return f"{self.folder.last} holds the run; the same command goes on from there"
+        return f"{self.folder.path} holds no checkpoint yet; the same command begins anew"
+
+    def _train(self, stop: StopSignals) -> int:
         alpha_now = torch.zeros((), device=self.group.device)
         batches: Iterable[StepInput] = self.loader.batches(self.first_step)
+        status, done, epoch_now = 0, self.first_step, -1
         for done, batch in enumerate(batches, self.first_step + 1):
-            epoch, step_in_epoch = divmod(done - 1, len(self.loader))
-            if step_in_epoch == 0:
+            epoch = (done - 1) // len(self.loader)
+            if epoch != epoch_now:
                 self._start_epoch(epoch, alpha_now)
-            metrics.add(self.step(batch, alpha_now))
+                epoch_now = epoch
+            self.metrics.add(self.step(batch, alpha_now), self.step.guard.good)
             end_of_epoch = done % len(self.loader) == 0
             if end_of_epoch or done % self.config.run.log_steps == 0:
-                self._log_training(metrics, epoch, done, done - logged)
-                logged = done
-            if end_of_epoch:
+                self._log_training(epoch, done)
+            if end_of_epoch or self._save_is_due():
                 with self.clock.not_training():
-                    self.group.same_buffers(self.model)
-                    if self._evaluation_is_due(epoch):
-                        self._evaluate(epoch, done)
-                    self._save(self.folder.last, done)
+                    is_best = end_of_epoch and self._finish_epoch(epoch, done)
+                    self._save(done, is_best=is_best)
+            if status := stop.status(done):
+                break
+        if status and done % len(self.loader):
+            self._save(done)
+        return 0 if done == self.loader.total_steps else status
+
+    def _save_is_due(self) -> bool:
+        return self.writer is not None and self.writer.is_due()
+
+    def _finish_epoch(self, epoch: int, done: int) -> bool:
+        """Evaluate if it is time to; returns whether the epoch is the best so far."""
+        self.group.same_buffers(self.model)
+        return self._evaluation_is_due(epoch) and self._evaluate(epoch, done)
 
     def _start_epoch(self, epoch: int, alpha_now: torch.Tensor) -> None:
         optim = self.config.optim
@@ -134,28 +137,39 @@ class Trainer:
         optim = self.config.optim
         return learning_rate(optim.schedule, self.config.base_lr, epoch, optim.epochs)
 
-    def _log_training(self, metrics: MeanMetrics, epoch: int, done: int, steps: int) -> None:
-        means = metrics.read()
-        if not np.isfinite(means["loss"]):
-            raise UserError(
-                f"the loss is {means['loss']} in epoch {epoch} before step {done}: lower optim.lr (it is "
-                f"{self.config.optim.lr}); the last checkpoint, if there is one, is {self.folder.last}"
-            )
+    def _log_training(self, epoch: int, done: int) -> None:
+        steps = self.metrics.steps
+        means = self.metrics.read()
+        bad_in_a_row = int(self.step.guard.in_a_row)
+        if bad_in_a_row >= self.config.run.max_bad_steps:
+            self._stop_for_bad_steps(done - bad_in_a_row + 1)
         pairs_per_second = self._pairs_per_second(done)
         views = self.step.objective.views
-        self.log.progress(steps, views * pairs_per_second, means["loss"])
+        self.log.progress(
+            min(steps, done - self.first_step), views * pairs_per_second, means.get("loss", float("nan"))
+        )
         self.log.write(
             {
                 "kind": "train",
                 "epoch": epoch,
                 "step": done,
                 **means,
+                "bad_steps": self.metrics.left_out,
                 "learning_rate": self._learning_rate(epoch),
                 "alpha": alpha(epoch, self.config.optim.epochs, cumulative=self.step.objective.cumulative),
                 "pairs_per_second": pairs_per_second,
                 "images_per_second": views * pairs_per_second,
             }
         )
+
+    def _stop_for_bad_steps(self, first: int) -> None:
+        if self.writer is not None:
+            self.writer.wait()
+        counted = range(first, first + self.config.run.max_bad_steps)
+        steps = [images_of_step(done, self.loader, self.train_set) for done in counted]
+        if self.group.is_main:
+            write_bad_steps(steps, self.folder)
+        raise bad_steps_error(steps, self.config, self.folder)
 
     def _pairs_per_second(self, done: int) -> float:
         """Source pairs a second over all ranks since this process started, evaluation left out."""
@@ -164,15 +178,18 @@ class Trainer:
     def _evaluation_is_due(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.run.eval_epochs == 0 or epoch + 1 == self.config.optim.epochs
 
-    def _evaluate(self, epoch: int, done: int) -> None:
-        """Evaluate on every split, keep what the summary needs, and save the best epoch so far."""
+    def _evaluate(self, epoch: int, done: int) -> bool:
+        """Evaluate on every split and keep what the summary needs; returns whether the epoch is the best so far."""
         records = {split: self._evaluate_split(split, epoch, done) for split in self.eval_loaders}
         self.last = records.get("test")
         split = "val" if "val" in records else "test"
-        if split in records and (self.best is None or records[split]["all"] > self.best["chosen_at"]):
-            chosen_at = records[split]["all"]
-            self.best = {"epoch": epoch, "split": split, "chosen_at": chosen_at, **(self.last or {})}
-            self._save(self.folder.best, done)
+        if split not in records or (
+            self.best is not None and records[split]["all"] <= self.best["chosen_at"]
+        ):
+            return False
+        chosen_at = records[split]["all"]
+        self.best = {"epoch": epoch, "split": split, "chosen_at": chosen_at, **(self.last or {})}
+        return True
 
     def _evaluate_split(self, split: str, epoch: int, done: int) -> dict[str, Any]:
         """Log both heads' accuracy on one split; returns that of the inference head."""
@@ -201,10 +218,11 @@ class Trainer:
             )
         return records[objective.inference_head]
 
-    def _save(self, path: Path, done: int) -> None:
-        if not self.group.is_main:
+    def _save(self, done: int, *, is_best: bool = False) -> None:
+        """Begin to save the run after `done` steps, unless it has lost its way and is not at its end."""
+        if self.writer is None or (self.step.guard.in_a_row > 0 and done < self.loader.total_steps):
             return
-        save_checkpoint(
+        self.writer.save(
             Checkpoint(
                 step=done,
                 model=self.model.state_dict(),
@@ -215,6 +233,8 @@ class Trainer:
                 best=self.best,
                 seconds=self.clock.total_seconds,
                 versions=self.versions,
+                metrics=self.metrics.state_dict(),
+                bad_in_a_row=self.step.guard.in_a_row,
             ),
-            path,
+            is_best=is_best,
         )

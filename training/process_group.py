@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,6 +56,28 @@ class ProcessGroup:
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else None
         dist.gather(tensor.contiguous(), parts)
         return parts or []
+
+    def begin_maximum(self, value: int) -> Callable[[], int]:
+        """Begin to find the largest value of all ranks, on the hosts; the result waits for it and returns it.
+
+        All ranks must begin it between the same two other sums.
+        """
+        largest = torch.tensor(value)
+        work = dist.all_reduce(largest, dist.ReduceOp.MAX, async_op=True)
+
+        def result() -> int:
+            work.wait()
+            return int(largest)
+
+        return result
+
+    def of_main(self, value: int) -> int:
+        """Rank 0's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        sent = torch.tensor(value)
+        dist.broadcast(sent, 0)
+        return int(sent)
 
     def wait_for_all(self) -> None:
         """Return once every rank has come here."""
@@ -111,7 +133,8 @@ def join_process_group(device_setting: str) -> Iterator[ProcessGroup]:
     if world_size == 1:
         yield ProcessGroup(0, 1, device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # what the hosts agree on goes by gloo, so that they need not wait for their GPUs
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank = agent_store(), int(os.environ["RANK"])
     if store is None:
         dist.init_process_group(backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,19 @@ from typing import Any
 import torch
 
 from pipelines.user_error import UserError
-from training.checkpoint import Checkpoint, config_differences, load_checkpoint
+from training.checkpoint import Checkpoint, TornCheckpointError, config_differences, load_checkpoint
 from training.config import Config
 
-MAY_CHANGE = ("run.folder", "run.log_steps", "data.threads", "data.prefetch", "dali.threads")
+MAY_CHANGE = (
+    "run.folder",
+    "run.log_steps",
+    "data.threads",
+    "data.prefetch",
+    "dali.threads",
+    "run.max_bad_steps",
+    "checkpoint.minutes",
+    "checkpoint.keep",
+)
 """Settings that do not change what a run computes, so a continued run may have others."""
 
 
@@ -46,14 +56,34 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def bad_steps(self) -> Path:
+        """The images of the steps that ended a run because their loss was not finite."""
+        return self.path / "bad_steps.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
     def last(self) -> Path:
-        """Checkpoint of the last finished epoch."""
-        return self.path / "checkpoints" / "last.pt"
+        """The newest checkpoint, another name of the newest of `of_steps`."""
+        return self.checkpoints / "last.pt"
+
+    def of_step(self, step: int) -> Path:
+        """Checkpoint after `step` steps."""
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    def of_steps(self) -> dict[int, Path]:
+        """The checkpoints that are kept, by their number of steps, the newest first."""
+        named = {path.stem.removeprefix("step_"): path for path in self.checkpoints.glob("step_*.pt")}
+        by_step = {int(number): path for number, path in named.items() if number.isdecimal()}
+        return dict(sorted(by_step.items(), reverse=True))
 
     @property
     def best(self) -> Path:
         """Checkpoint of the best epoch."""
-        return self.path / "checkpoints" / "best.pt"
+        return self.checkpoints / "best.pt"
 
     def outputs(self, split: str) -> Path:
         """Logits, features and labels of an evaluation set, where `--save-outputs` asked for them."""
@@ -79,16 +109,19 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier run left here."""
         outputs = [self.outputs(split) for split in ("val", "test")]
-        for file in (self.config, self.metrics, self.summary, *outputs):
+        for file in (self.config, self.metrics, self.summary, self.bad_steps, *outputs):
             file.unlink(missing_ok=True)
-        for folder in (self.last.parent, self.report, self.path / "tensorboard"):
+        for folder in (self.checkpoints, self.report, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def checkpoint_to_continue(self, config: Config, device: torch.device) -> Checkpoint | None:
-        """The last checkpoint here, None where there is none; refuses one made with other settings."""
-        if not self.last.exists():
+        """The newest whole checkpoint here, None where there is none; refuses one made with other settings.
+
+        Torn and foreign files are passed over with a `UserWarning`; if nothing else is there, that is an error.
+        """
+        checkpoint = self._newest(device)
+        if checkpoint is None:
             return None
-        checkpoint = load_checkpoint(self.last, device)
         differences = changed_settings(config, checkpoint.config)
         if differences:
             raise UserError(
@@ -96,3 +129,34 @@ class RunFolder:
                 "Use another --run.folder, or --restart to begin anew here"
             )
         return checkpoint
+
+    def _newest(self, device: torch.device) -> Checkpoint | None:
+        unreadable: list[TornCheckpointError] = []
+        passed_over: list[Path] = []
+        for path in (self.last, *self.of_steps().values()):
+            if not path.exists() or any(path.samefile(other) for other in passed_over):
+                continue
+            try:
+                checkpoint = load_checkpoint(path, device)
+            except TornCheckpointError as error:
+                unreadable.append(error)
+                passed_over.append(path)
+                continue
+            for why in unreadable:
+                warnings.warn(f"{why}. {path}, before it, is taken instead", UserWarning, stacklevel=2)
+            return checkpoint
+        if unreadable:
+            raise UserError(f"{unreadable[0]}; no other checkpoint is here, so --restart begins anew")
+        return None
+
+    def checkpoint_of_step(self, step: int, device: torch.device) -> Checkpoint:
+        """The checkpoint that the first process has chosen to go on from, read by another one."""
+        path = self.of_step(step) if self.of_step(step).exists() else self.last
+        if path.exists():
+            checkpoint = load_checkpoint(path, device)
+            if checkpoint.step == step:
+                return checkpoint
+        raise UserError(
+            f"{path} is not the checkpoint of step {step} that the first process goes on from: "
+            "run.folder must be one folder that all machines share"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.batch import Batch
 from pipelines.user_error import UserError
+from training.finite_guard import FiniteGuard
 from training.micro_batches import split_pairs
 from training.objectives import Objective
 
@@ -50,9 +52,13 @@ class TrainStep:
     precision: torch.dtype
     micro_batches: int = 1
     """Equal parts of the local batch whose gradients are summed before the weights change."""
+    max_bad_steps: int = 10
+    """Bad steps in a row after which no step changes the weights any more; see `FiniteGuard`."""
     scaler: GradScaler = field(init=False)
+    guard: FiniteGuard = field(init=False)
 
     def __post_init__(self) -> None:
+        self.guard = FiniteGuard(self.model, self.optimizer, self.max_bad_steps)
         self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def autocast(self) -> torch.autocast:
@@ -60,12 +66,18 @@ class TrainStep:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def __call__(self, batch: StepInput, alpha: Tensor) -> dict[str, Tensor]:
-        """Update the weights; returns 0-dim float32 tensors, "loss" and its parts."""
+        """Update the weights, or leave them alone if the loss is not finite.
+
+        Returns 0-dim float32 tensors, "loss" and its parts.
+        """
+        self.guard.save()
         # before the forward pass, so that it can have the memory of the old gradients
         self.optimizer.zero_grad(set_to_none=True)
         metrics = self.accumulate(batch if isinstance(batch, Batch) else batch(), alpha)
+        self.guard.judge()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.guard.restore()
         return metrics
 
     def accumulate(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
@@ -89,7 +101,7 @@ class TrainStep:
     def _backward(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
         losses = self.losses(batch, alpha)
         share = losses["loss"] if self.micro_batches == 1 else losses["loss"] / self.micro_batches
-        self.scaler.scale(share).backward()
+        self.scaler.scale(self.guard.differentiable(share)).backward()
         return {name: value.detach() for name, value in losses.items()}
 
     def _this_rank_alone(self) -> AbstractContextManager[None]:
@@ -100,21 +112,36 @@ class TrainStep:
 
 
 class MeanMetrics:
-    """Means over steps, summed on the device and read rarely, so that no step waits for the host."""
+    """Means over good steps, summed on the device and read rarely, so that no step waits for the host."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        """By name, and the number of good steps under the empty name."""
         self.steps = 0
+        """Good and bad steps since the last reading."""
+        self.left_out = 0
+        """Bad steps that the latest reading left out."""
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Count one step."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+    def add(self, metrics: dict[str, Tensor], good: Tensor | None = None) -> None:
+        """Count one step; a bad one, for which the 0-dim bool `good` is false, adds nothing."""
+        for name, value in {**metrics, "": torch.ones_like(next(iter(metrics.values())))}.items():
+            counted = value.clone() if good is None else torch.where(good, value, 0)
+            self.sums[name] = self.sums[name] + counted if name in self.sums else counted
         self.steps += 1
 
     def read(self) -> dict[str, float]:
-        """The means since the last read; waits for the device once."""
+        """The means since the last reading, none where no step was good; waits for the device once."""
         names, steps = list(self.sums), self.steps
-        values = torch.stack([self.sums[name] for name in names]).tolist()
+        values = dict(zip(names, torch.stack([self.sums[name] for name in names]).tolist(), strict=True))
         self.sums, self.steps = {}, 0
-        return {name: value / steps for name, value in zip(names, values, strict=True)}
+        good_steps = values.pop("")
+        self.left_out = steps - int(good_steps)
+        return {name: value / good_steps for name, value in values.items()} if good_steps else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on between two readings needs."""
+        return {"sums": self.sums, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.sums, self.steps = dict(state["sums"]), state["steps"]

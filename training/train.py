@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.user_error import run_command
 from training.build import build_trainer, open_betons
+from training.checkpoint_writer import CheckpointWriter
 from training.command_line import build_parser, config_text, parse_config, write_config
 from training.evaluation import evaluate
 from training.loop import Trainer
@@ -55,7 +56,14 @@ def _train(arguments: list[str] | None) -> int:
             trainer.log = FolderLog(
                 folder.path, first_step=trainer.first_step, total_steps=trainer.loader.total_steps
             )
-        trainer.train()
+            trainer.writer = CheckpointWriter(
+                folder,
+                minutes=config.checkpoint.minutes,
+                keep=config.checkpoint.keep,
+                first_step=trainer.first_step,
+            )
+        if status := trainer.train():
+            return status
         if flags.save_outputs:
             save_run_outputs(trainer)
         if group.is_main:

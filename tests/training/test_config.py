@@ -10,7 +10,15 @@ import pytest
 from pipelines.mixing_draws import MixSettings
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewSettings
-from training.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, SamplerConfig
+from training.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SamplerConfig,
+)
 from training.objectives import GlmcSettings
 
 
@@ -50,6 +58,9 @@ RUN = RunConfig(folder="run")
         ),
         ({"run": replace(RUN, log_steps=0)}, "run.log_steps is 0: it must be above 0"),
         ({"run": replace(RUN, eval_epochs=0)}, "run.eval_epochs is 0: it must be above 0"),
+        ({"run": replace(RUN, max_bad_steps=0)}, "run.max_bad_steps is 0: it must be above 0"),
+        ({"checkpoint": CheckpointConfig(minutes=0.0)}, "checkpoint.minutes is 0.0: it must be above 0"),
+        ({"checkpoint": CheckpointConfig(keep=0)}, "checkpoint.keep is 0: it must be above 0"),
         ({"run": replace(RUN, seed=-1)}, "run.seed is -1: it must lie in"),
         ({"run": replace(RUN, seed=2**63)}, "run.seed is 9223372036854775808: it must lie in"),
         ({"data": DataConfig(train="t", threads=-1)}, "data.threads is -1: it must be 0 .* or more"),

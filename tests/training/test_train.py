@@ -187,10 +187,10 @@ def test_an_interrupted_run_says_one_line_and_keeps_its_checkpoint(
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"{folder}/checkpoints/last.pt holds the last finished epoch; the same command goes on" in printed
+    last = f"{folder}/checkpoints/last.pt"
+    assert f"Stopped by a signal. {last} holds the run; the same command goes on from there" in printed
     lines = [line for line in errors.replace("\r", "\n").split("\n") if line.strip() and "step/s" not in line]
-    lines = [line for line in lines if "s/step" not in line]  # the progress bar, when it is slow
-    assert lines == ["fasttail-train: interrupted"]
+    assert [line for line in lines if "s/step" not in line] == []  # the progress bar alone, fast or slow
     assert load_checkpoint(folder / "checkpoints" / "last.pt").step >= 6
     assert not (folder / "summary.json").exists()
 
@@ -266,13 +266,35 @@ def test_other_settings_in_a_folder_that_holds_a_run_are_refused(
     assert snapshot(copied_run) == before
 
 
-def test_a_torn_checkpoint_is_refused_and_kept(
+def test_torn_and_foreign_checkpoints_are_passed_over_for_the_one_before(
+    glmc_run: Path, copied_run: Path, options: Options
+) -> None:
+    """last.pt and the newest step, so that the run goes on from the epoch before, to the same bits."""
+    checkpoints = copied_run / "checkpoints"
+    (checkpoints / "last.pt").write_bytes((checkpoints / "last.pt").read_bytes()[:-1000])
+    (checkpoints / "step_00000018.pt").write_bytes(b"\x89PNG\r\n")
+    before = checkpoints / "step_00000012.pt"
+    with pytest.warns(UserWarning, match="is not a whole checkpoint") as warned:
+        assert main(options(copied_run, "--run.log_steps", "4", epochs=3)) == 0
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == 2
+    for line, torn in zip(said, ("last.pt", "step_00000018.pt"), strict=True):
+        assert line.startswith(f"{checkpoints / torn} is not a whole checkpoint of fasttail")
+        assert line.endswith(f". {before}, before it, is taken instead")
+    assert state(copied_run) == state(glmc_run)
+    assert entries(copied_run) == entries(glmc_run)
+    assert result(copied_run) == result(glmc_run)
+
+
+def test_a_folder_whose_checkpoints_are_all_torn_is_refused_and_kept(
     copied_run: Path, options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = copied_run / "checkpoints" / "last.pt"
-    last.write_bytes(last.read_bytes()[:-1000])
+    for path in (copied_run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-1000])
     before = snapshot(copied_run)
-    assert "last.pt is not a whole checkpoint" in refused(options(copied_run, epochs=3), capsys)
+    line = refused(options(copied_run, epochs=3), capsys)
+    assert "last.pt is not a whole checkpoint" in line
+    assert "no other checkpoint is here, so --restart begins anew" in line
     assert snapshot(copied_run) == before
 
 
@@ -312,12 +334,51 @@ def test_a_folder_that_cannot_be_written_is_refused(
     assert "cannot be written (Not a directory); choose another" in line
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_what_was_good(
     tmp_path: Path, options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(options(tmp_path / "run", "--optim.lr", "1e30", method="ce")) == 2
-    assert "lower optim.lr (it is 1e+30)" in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "run" / "summary.json").exists()
+    """The first step leaves finite weights that no later step can use; it alone is saved."""
+    folder = tmp_path / "run"
+    more = ("--optim.lr", "1e30", "--run.max_bad_steps", "3", "--checkpoint.minutes", "1e-9")
+    assert main(options(folder, *more)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fasttail-train")]
+    assert (
+        "the loss was not finite in 3 steps in a row, from step 2 (epoch 0); they changed no weight" in line
+    )
+    assert "lower optim.lr (it is 1e+30)" in line
+    assert "checkpoints/last.pt is from before them" in line
+    assert not (folder / "summary.json").exists()
+    last = load_checkpoint(folder / "checkpoints" / "last.pt")
+    assert last.step == 1
+    assert all(value.isfinite().all() for value in last.model.values())
+    steps = json.loads((folder / "bad_steps.json").read_text())
+    assert [step["step"] for step in steps] == [2, 3, 4]
+    assert {len(step[stream]) for step in steps for stream in ("uniform", "reversed")} == {64}
+    for stream in ("uniform", "reversed"):
+        assert f"{stream} {', '.join(image['path'] for image in steps[0][stream][:3])}" in line
+
+
+def test_a_bad_step_now_and_then_is_counted_and_left_out(
+    glmc_run: Path, copied_run: Path, options: Options
+) -> None:
+    """A weight that is infinite makes every step bad; below the limit the run ends, with weights as they were."""
+    path = copied_run / "checkpoints" / "step_00000012.pt"
+    for other in (copied_run / "checkpoints").iterdir():
+        if other != path:
+            other.unlink()
+    (copied_run / "summary.json").unlink()
+    saved = torch.load(path, weights_only=True)
+    saved["model"]["conventional_head.bias"][3] = torch.inf
+    torch.save(saved, path)
+    assert main(options(copied_run, "--run.log_steps", "4", "--run.max_bad_steps", "7", epochs=3)) == 0
+    train = [entry for entry in entries(copied_run) if entry["kind"] == "train"]
+    assert [entry["bad_steps"] for entry in train] == [0, 0, 0, 0, 4, 2]
+    assert ["loss" in entry for entry in train] == [True] * 4 + [False] * 2
+    last = load_checkpoint(copied_run / "checkpoints" / "last.pt")
+    assert (last.step, int(last.bad_in_a_row)) == (18, 6)
+    for name, value in last.model.items():
+        assert torch.equal(value, saved["model"][name]), name
+    assert not (copied_run / "bad_steps.json").exists()
 
 
 def test_data_val_chooses_the_best_epoch_and_data_test_reports(

@@ -1,0 +1,190 @@
+"""Checkpoints written by a thread: the newest few and the best stay, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.user_error import UserError
+from training.checkpoint import Checkpoint, give_name, load_checkpoint
+from training.checkpoint_writer import CheckpointWriter, copy_of, on_host
+from training.run_folder import RunFolder
+
+
+def make_checkpoint(step: int, device: str = "cpu", size: int = 1000) -> Checkpoint:
+    weight = torch.full((size,), float(step), device=device)
+    return Checkpoint(
+        step=step,
+        model={"weight": weight},
+        optimizer={
+            "state": {0: {"momentum_buffer": 2 * weight}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        },
+        scaler={},
+        config={},
+        last=None,
+        best=None,
+        seconds=1.0,
+        versions={},
+        metrics={"sums": {"loss": torch.tensor(1.5, device=device)}, "steps": 2},
+        bad_in_a_row=torch.tensor(0, device=device),
+    )
+
+
+def make_writer(
+    folder: RunFolder, *, keep: int = 2, first_step: int = 0, minutes: float = 9
+) -> CheckpointWriter:
+    return CheckpointWriter(folder, minutes=minutes, keep=keep, first_step=first_step)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def writer(folder: RunFolder) -> Iterator[CheckpointWriter]:
+    writer = make_writer(folder)
+    yield writer
+    writer.close()
+
+
+def names(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def test_the_newest_and_the_best_are_kept(folder: RunFolder, writer: CheckpointWriter) -> None:
+    for step in (3, 6, 9, 12):
+        writer.save(make_checkpoint(step), is_best=step == 6)
+    writer.wait()
+    assert names(folder) == ["best.pt", "last.pt", "step_00000009.pt", "step_00000012.pt"]
+    steps = {"best.pt": 6, "last.pt": 12, "step_00000009.pt": 9, "step_00000012.pt": 12}
+    for name, step in steps.items():
+        saved = load_checkpoint(folder.checkpoints / name)
+        assert saved.step == step
+        assert saved.model["weight"].tolist() == [step] * 1000
+        assert saved.metrics["sums"]["loss"] == 1.5
+
+
+def test_what_is_written_is_what_it_was_at_the_call(folder: RunFolder, writer: CheckpointWriter) -> None:
+    """Training goes on while the thread writes: 40 MB here, changed at once."""
+    checkpoint = make_checkpoint(7, size=10_000_000)
+    writer.save(checkpoint, is_best=False)
+    checkpoint.model["weight"].zero_()
+    checkpoint.optimizer["state"][0]["momentum_buffer"].zero_()
+    checkpoint.metrics["sums"].clear()
+    writer.wait()
+    saved = load_checkpoint(folder.last)
+    assert saved.model["weight"].eq(7).all()
+    assert saved.optimizer["state"][0]["momentum_buffer"].eq(14).all()
+    assert saved.metrics["sums"]["loss"] == 1.5
+
+
+def test_due_by_the_clock_and_not_while_one_is_written(folder: RunFolder) -> None:
+    writer = make_writer(folder, minutes=0.2 / 60)
+    assert not writer.is_due()
+    time.sleep(0.21)
+    assert writer.is_due()
+    writer.save(make_checkpoint(1), is_best=False)
+    assert not writer.is_due()
+    writer.wait()
+    time.sleep(0.21)
+    assert writer.is_due()
+    writer.close()
+
+
+def test_an_error_of_the_thread_reaches_the_user_once(folder: RunFolder, writer: CheckpointWriter) -> None:
+    writer.save(make_checkpoint(1), is_best=False)
+    writer.wait()
+    folder.of_step(2).mkdir()  # where the next one is to be
+    message = r"step_00000002\.pt: cannot write the checkpoint: .*; make room"
+    writer.save(make_checkpoint(2), is_best=False)
+    with pytest.raises(UserError, match=message):
+        writer.wait()
+    writer.wait()
+    writer.save(make_checkpoint(2), is_best=False)
+    with pytest.raises(UserError, match=message):
+        writer.save(make_checkpoint(3), is_best=False)
+    writer.save(make_checkpoint(2), is_best=False)
+    deadline = time.monotonic() + 20
+    with pytest.raises(UserError, match=message):
+        while time.monotonic() < deadline:
+            writer.is_due()
+    assert load_checkpoint(folder.last).step == 1
+
+
+def test_files_beyond_the_first_step_go_once_a_new_one_is_whole(folder: RunFolder) -> None:
+    """They were torn, or passed over for an earlier one; and they count for none of those that are kept."""
+    before = make_writer(folder, keep=4)
+    for step in (4, 8, 11):
+        before.save(make_checkpoint(step), is_best=False)
+    before.wait()
+    before.close()
+    folder.of_step(11).write_bytes(b"torn")
+    writer = make_writer(folder, first_step=8)
+    assert names(folder) == ["last.pt", "step_00000004.pt", "step_00000008.pt", "step_00000011.pt"]
+    writer.save(make_checkpoint(9), is_best=False)
+    writer.wait()
+    assert names(folder) == ["last.pt", "step_00000008.pt", "step_00000009.pt"]
+    assert load_checkpoint(folder.last).step == 9
+    writer.close()
+
+
+def test_a_step_written_again_stays(folder: RunFolder) -> None:
+    folder.checkpoints.mkdir(parents=True)
+    folder.of_step(11).write_bytes(b"torn")
+    writer = make_writer(folder, first_step=8)
+    writer.save(make_checkpoint(11), is_best=False)
+    writer.wait()
+    assert names(folder) == ["last.pt", "step_00000011.pt"]
+    assert load_checkpoint(folder.of_step(11)).step == 11
+    writer.close()
+
+
+def test_a_name_where_links_are_impossible_is_a_copy(tmp_path: Path) -> None:
+    """No link goes from one file system to another."""
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine refuses: it has no second file system at /dev/shm")
+    name = elsewhere / f"{tmp_path.parent.name}_{tmp_path.name}.pt"
+    try:
+        for content in (b"first", b"second, longer"):
+            (tmp_path / "one.pt").write_bytes(content)
+            give_name(tmp_path / "one.pt", name)
+            assert name.read_bytes() == content
+        assert not name.samefile(tmp_path / "one.pt")
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def test_closing_leaves_no_thread(folder: RunFolder) -> None:
+    before = threading.active_count()
+    writer = make_writer(folder)
+    writer.save(make_checkpoint(1), is_best=False)
+    writer.close()
+    assert threading.active_count() == before
+    assert load_checkpoint(folder.last).step == 1
+
+
+@pytest.mark.gpu
+def test_from_a_gpu_while_it_computes(folder: RunFolder, writer: CheckpointWriter) -> None:
+    """The copy is of the moment of the call, although nothing waits, and lies on the host in the file."""
+    checkpoint = make_checkpoint(5, "cuda", size=50_000_000)
+    matrix = torch.randn(8192, 8192, device="cuda")
+    for _ in range(50):
+        matrix = (matrix @ matrix).clamp(-1, 1)
+    checkpoint.model["weight"].add_(1)
+    writer.save(checkpoint, is_best=True)
+    checkpoint.model["weight"].zero_()
+    writer.wait()
+    saved = load_checkpoint(folder.last)
+    assert saved.model["weight"].device.type == "cpu"
+    assert saved.model["weight"].eq(6).all()
+    copy, copied = copy_of(checkpoint)
+    assert copied is not None
+    assert not on_host(copy, copied).model["weight"].is_cuda

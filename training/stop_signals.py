@@ -1,0 +1,62 @@
+"""What a signal asks for: finish the step, save, leave. On several ranks all stop after the same step.
+
+A batch system warns a job that it is to make room for another (Slurm: SIGTERM, or the signal of `--signal`), maybe on
+one node only. Each rank looks at its own signals, and every few steps the ranks begin a sum of what they saw, which
+they read a few steps later, when it has long arrived: nobody waits for it, and all read the same.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import FrameType, TracebackType
+from typing import Self
+
+from training.process_group import ProcessGroup
+
+REQUEUE = 75
+"""Exit status of a run that was told to make room and is to be started again (EX_TEMPFAIL of sysexits.h)."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+STEPS_A_VOTE = 4
+"""Between two sums over ranks: the ranks' hosts cannot drift further apart, and a stop takes twice as long at most."""
+
+STATUS = {signal.SIGTERM: REQUEUE, signal.SIGUSR1: REQUEUE, signal.SIGINT: INTERRUPTED}
+
+
+class StopSignals(AbstractContextManager["StopSignals"]):
+    """Inside the context the signals of `STATUS` are only noted; a second Ctrl-C interrupts at once."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._noted = 0
+        self._vote: Callable[[], int] | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in STATUS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._vote is not None and error is None:
+            self._vote()  # all ranks have begun it, and none leaves before it has ended
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted = max(self._noted, STATUS[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def status(self, done: int) -> int:
+        """The exit status to stop with after step `done`, the same on all ranks; 0 to go on. Once a step."""
+        if self._group.world_size == 1:
+            return self._noted
+        if done % STEPS_A_VOTE:
+            return 0
+        decided = self._vote() if self._vote is not None else 0
+        self._vote = self._group.begin_maximum(self._noted)
+        return decided
