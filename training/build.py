@@ -20,7 +20,12 @@ from training.checkpoint import Checkpoint, load_weights
 from training.clock import Clock
 from training.config import Config
 from training.cuda_graph import GraphStep, check_graph
-from training.fast_kernels import compile_mode, compile_model, measure_cudnn_kernels
+from training.fast_kernels import (
+    compile_mode,
+    compile_model,
+    measure_cudnn_kernels,
+    use_deterministic_kernels,
+)
 from training.loop import Trainer
 from training.model import LongTailModel, build_model
 from training.objectives import METHODS, Objective, build_objective
@@ -57,6 +62,8 @@ def build_trainer(
     """Everything that a run needs, at the step where its last checkpoint left it, or at step 0 if `anew`."""
     train = betons["train"]
     objective = build_objective(config.method, torch.from_numpy(train.counts).to(group.device), config.glmc)
+    if config.run.deterministic:
+        use_deterministic_kernels()
     measure_cudnn_kernels(group.device)
     model = build_placed_model(config, train.num_classes, group)
     model.train_layers(objective.trained_layers)
@@ -154,6 +161,11 @@ def check_micro_batches(config: Config, world_size: int) -> None:
 
 def build_image_works(config: Config, ranks: RankSlice, device: torch.device, pool: ThreadPool) -> ImageWorks:
     """What makes the images of all sets: threads, and DALI where it decodes."""
+    if config.run.deterministic and device.type == "cuda" and _dali_engines_vary(config):
+        raise UserError(
+            f"run.deterministic is set, and dali.hardware_share is {config.dali.hardware_share}: which engine decodes "
+            "an image changes a few of its pixels; set dali.hardware_share to 0 or 1, or data.decode to cpu"
+        )
     mixed = METHODS[config.method].mixed
     return open_image_works(
         config.view,
@@ -169,6 +181,12 @@ def build_image_works(config: Config, ranks: RankSlice, device: torch.device, po
             depth=config.data.prefetch + 1,
         ),
     )
+
+
+def _dali_engines_vary(config: Config) -> bool:
+    """Whether chance decides which part of a GPU decodes an image."""
+    decodes = config.view.crop == "resized" and config.data.decode != "cpu"
+    return decodes and config.dali.hardware_share not in (0, 1)
 
 
 def build_loader(

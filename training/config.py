@@ -116,6 +116,10 @@ class RunConfig:
     cuda_graph: bool = False
     """The whole step, data included, as one CUDA graph, the set held in device memory: for small images and networks
     (view.crop padded) on one GPU, where launching the kernels of a step takes longer than they do."""
+    deterministic: bool = False
+    """Compute the same bits each time on a GPU, by slower kernels, so that a run that was stopped ends with those of an
+    undisturbed one. With DALI's decoder there, dali.hardware_share must be 0 or 1: its engines differ in a few pixels.
+    A CPU does so without it."""
     log_steps: int = 50
     """Steps between two log entries; the end of an epoch is always logged."""
     eval_epochs: int = 1

@@ -5,12 +5,19 @@ Batches have one shape for a whole run, so both choices are made once, in its fi
 
 from __future__ import annotations
 
+import os
 from typing import Literal, cast
 
 import torch
 from torch import nn
 
 CompileSetting = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+
+
+def use_deterministic_kernels() -> None:
+    """Let PyTorch compute the same bits each time, by slower kernels; for the process, before its first step."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True)
 
 
 def measure_cudnn_kernels(device: torch.device) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from training.fast_kernels import compile_mode, compile_model, measure_cudnn_kernels
+from pipelines.rank_slice import RankSlice
+from pipelines.thread_pool import ThreadPool
+from pipelines.user_error import UserError
+from training.build import build_image_works
+from training.command_line import build_parser, parse_config
+from training.fast_kernels import (
+    compile_mode,
+    compile_model,
+    measure_cudnn_kernels,
+    use_deterministic_kernels,
+)
+from training.train import main
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -68,3 +81,42 @@ def test_cudnn_measures_on_a_gpu_unless_the_run_is_deterministic(cudnn_benchmark
         assert not torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_deterministic_run_asks_for_it_before_cublas_is_used(
+    cudnn_benchmark: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        use_deterministic_kernels()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        torch.backends.cudnn.benchmark = True
+        measure_cudnn_kernels(GPU)
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_which_engine_decodes_must_not_be_left_to_chance(options: Callable[..., list[str]]) -> None:
+    """Known from the settings alone, so no GPU is needed to be refused."""
+    arguments = ["--run.deterministic", "true", "--view.crop", "resized"]
+    with ThreadPool(1) as pool:
+        config, _ = parse_config(build_parser("test", ""), options(Path("unused"), *arguments))
+        with pytest.raises(
+            UserError, match=r"dali\.hardware_share is 0\.65: .* set dali\.hardware_share to 0 or 1"
+        ):
+            build_image_works(config, RankSlice(0, 1), GPU, pool)
+
+
+@pytest.mark.gpu
+def test_two_deterministic_runs_on_a_gpu_are_equal(options: Callable[..., list[str]], tmp_path: Path) -> None:
+    models = []
+    try:
+        for name in ("first", "second"):
+            assert main(options(tmp_path / name, "--run.deterministic", "true", "--run.device", "cuda")) == 0
+            last = tmp_path / name / "checkpoints" / "last.pt"
+            models.append(torch.load(last, weights_only=True, map_location="cpu")["model"])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
