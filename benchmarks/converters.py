@@ -38,7 +38,7 @@ class Task:
     """Threads of ours, processes of FFCV's."""
     max_size: int | None = None
     """Pixels of the longer side."""
-    check: str = "markers"
+    check: str = "codes"
     """As ours has it; FFCV checks nothing."""
 
 
@@ -74,7 +74,7 @@ class FileDataset:
 
 
 def convert_with_ffcv(task: Task) -> None:
-    """Each image is decoded and encoded again. Flushed as ours is, or our next run would wait for its bytes too."""
+    """Each image is decoded and encoded again. Flushed as ours is, or our next run would wait for its bytes."""
     from ffcv.fields import IntField, RGBImageField  # here, for ours must not pay for its imports
     from ffcv.writer import DatasetWriter
 

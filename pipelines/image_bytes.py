@@ -23,7 +23,7 @@ from pipelines.jpeg_scans import check_scans
 from pipelines.source_pixels import REPLACE, Pixels, check_pixels, decode_any, decode_jpeg, explained, upright
 from pipelines.user_error import UserError
 
-CHECKS = ("markers", "decode")
+CHECKS = ("markers", "codes", "decode")
 LONGEST_SIDE = 65_500
 """Pixels: libjpeg writes no longer one."""
 
@@ -57,8 +57,8 @@ class ImageSettings:
     """Pixels; an image whose shorter side is longer is shrunk to it. With both, both hold."""
     quality: int = 90
     """JPEG quality of re-encoded images, 1 to 100; FFCV's default."""
-    check: str = "markers"
-    """`markers` walks the markers and codes of a JPEG that is copied, `decode` decodes it as well."""
+    check: str = "codes"
+    """Of a JPEG that is copied: `markers` walks its markers, `codes` its Huffman codes too, `decode` decodes it also."""
 
     def __post_init__(self) -> None:
         for option, size in (("--max-size", self.max_size), ("--short-side", self.short_side)):
@@ -92,7 +92,8 @@ def encode_image(path: str | Path, settings: ImageSettings) -> EncodedImage:
     data = _read(path)
     if not is_jpeg(data):
         return _encode_again(path, *decode_any(path, data), settings)
-    size, orientation, copy, three_bytes = jpeg_walk.universal_size(data), 1, True, True
+    size = jpeg_walk.universal_size(data, codes=settings.check != "markers")
+    orientation, copy, three_bytes = 1, True, True
     if size is None:  # another kind of JPEG, or a damaged one
         try:
             info = read_markers(data)

@@ -19,12 +19,14 @@ _thread = threading.local()
 _JFIF = np.frombuffer(b"JFIF\0", np.uint8)
 
 
-def universal_size(data: bytes) -> tuple[int, int] | None:
+def universal_size(data: bytes, *, codes: bool = True) -> tuple[int, int] | None:
     """Return (height, width) of a JPEG for which `JpegInfo.universal` holds and whose scan is whole.
 
-    None where it does not hold, or where only `jpeg_scans` can tell (EXIF, Adobe segments, odd structure).
+    None where it does not hold, or where only `jpeg_scans` can tell (EXIF, Adobe segments, odd structure). Without
+    `codes` a scan counts as whole if the end marker follows it, which is faster and does not notice data that end
+    early.
     """
-    height, width = _walk(np.frombuffer(data, np.uint8), thread_tables())
+    height, width = _walk(np.frombuffer(data, np.uint8), thread_tables(), codes)
     return (height, width) if height > 0 else None
 
 
@@ -38,7 +40,7 @@ def thread_tables() -> HuffmanTables:
 
 
 @njit(nogil=True, cache=True)
-def _walk(data: Bytes, tables: HuffmanTables) -> tuple[int, int]:
+def _walk(data: Bytes, tables: HuffmanTables, codes: bool) -> tuple[int, int]:
     """Walk start marker, segments, one scan, end marker; (0, 0) where anything is out of the ordinary."""
     no = (0, 0)
     height = width = interval = frame = 0
@@ -73,6 +75,8 @@ def _walk(data: Bytes, tables: HuffmanTables) -> tuple[int, int]:
         elif code == 0xDA:
             if height == 0 or length != 12 or data[segment] != 3:
                 return no
+            if not codes:
+                return (height, width) if _end_marker_follows(data, end) else no
             whole = _scan_is_whole(data, frame, segment, interval, tables)
             return (height, width) if whole else no
         elif code == 0xE0:
@@ -110,6 +114,20 @@ def _read_frame(data: Bytes, segment: int, end: int, jfif: bool) -> tuple[int, i
         return 0, 0
     named = data[segment + 6] == 1 and data[segment + 9] == 2 and data[segment + 12] == 3
     return (height, width) if jfif or named else (0, 0)
+
+
+@njit(nogil=True, cache=True)
+def _end_marker_follows(data: Bytes, position: int) -> bool:
+    """Whether the first marker after the coded data at `position` is the end marker; restarts belong to the data."""
+    while position + 1 < len(data):
+        code = data[position + 1]
+        if data[position] != 0xFF or code == 0xFF:
+            position += 1
+        elif code == 0 or 0xD0 <= code <= 0xD7:
+            position += 2
+        else:
+            return bool(code == 0xD9)
+    return False
 
 
 @njit(nogil=True, cache=True)

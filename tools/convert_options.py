@@ -63,8 +63,9 @@ def add_image_options(command: argparse.ArgumentParser) -> None:
     add(
         "--check",
         choices=CHECKS,
-        default="markers",
-        help="of JPEGs that go in byte for byte: walk their markers and codes (default), or decode them too",
+        default="codes",
+        help="of JPEGs that go in byte for byte: walk their markers alone, their Huffman codes too (default), or "
+        "decode them as well",
     )
     add(
         "--on-bad",

@@ -88,7 +88,7 @@ def test_the_whole_benchmark(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(convert, "RUNS", 2)
-    monkeypatch.setattr(convert, "KINDS", (convert.KINDS[0], convert.KINDS[3]))
+    monkeypatch.setattr(convert, "KINDS", (convert.KINDS[0], convert.KINDS[4]))
     monkeypatch.setattr(whole_conversion, "RUNS", 1)
     (tmp_path / "set.txt").write_text("".join(f"some class/{i}.jpg {i % 3}\n" for i in range(14)))
     options = argparse.Namespace(cores=2, images=9, seconds=0.01, beton=None, list=tmp_path / "set.txt")

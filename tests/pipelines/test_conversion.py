@@ -55,7 +55,7 @@ def test_images_come_out_as_listed(tmp_path: Path, photos: tuple[ImageList, Path
         "max_size": None,
         "short_side": None,
         "quality": 90,
-        "check": "markers",
+        "check": "codes",
         "on_bad": "stop",
         "order": "listed",
     }

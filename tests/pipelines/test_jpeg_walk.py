@@ -45,6 +45,7 @@ def test_ordinary_jpegs_are_taken(photo: Image.Image, options: dict[str, Any]) -
     data = saved(photo, **options)
     assert universal_size(data) == slowly(data) == (photo.height, photo.width)
     assert universal_size(data + b"bytes after the end") == (photo.height, photo.width)
+    assert universal_size(data, codes=False) == (photo.height, photo.width)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"keep_rgb": True}])
@@ -70,7 +71,16 @@ def test_never_yes_where_the_other_says_no(photo: Image.Image) -> None:
     assert taken > 500
 
 
-def test_any_truncation_is_left(photo: Image.Image) -> None:
+@pytest.mark.parametrize("codes", [True, False])
+def test_any_truncation_is_left(photo: Image.Image, codes: bool) -> None:
     data = saved(photo)
     for length in [*range(700), *range(700, len(data), 41), len(data) - 2, len(data) - 1]:
-        assert universal_size(data[:length]) is None
+        assert universal_size(data[:length], codes=codes) is None
+
+
+def test_markers_alone_do_not_tell_that_data_end_early(photo: Image.Image) -> None:
+    cut = saved(photo)[:-900] + b"\xff\xd9"
+    assert universal_size(cut) is None
+    assert universal_size(cut, codes=False) == (photo.height, photo.width)
+    for other in (saved(photo, progressive=True), saved(photo.convert("L"))):
+        assert universal_size(other, codes=False) is None

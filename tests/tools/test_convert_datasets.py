@@ -84,7 +84,7 @@ def test_list_with_settings(tmp_path: Path, photos: list[Path], convert: Convert
         "max_size": 60,
         "short_side": None,
         "quality": 70,
-        "check": "markers",
+        "check": "codes",
         "on_bad": "stop",
         "order": "listed",
     }
