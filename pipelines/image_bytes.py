@@ -58,7 +58,7 @@ class ImageSettings:
     quality: int = 90
     """JPEG quality of re-encoded images, 1 to 100; FFCV's default."""
     check: str = "codes"
-    """Of a JPEG that is copied: `markers` walks its markers, `codes` its Huffman codes too, `decode` decodes it also."""
+    """Of a JPEG that is copied: `markers` walks its markers, `codes` its Huffman codes too, `decode` decodes too."""
 
     def __post_init__(self) -> None:
         for option, size in (("--max-size", self.max_size), ("--short-side", self.short_side)):
