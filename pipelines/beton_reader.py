@@ -4,6 +4,8 @@ FFCV's Reader believes every byte of a file, and its Loader's memory manager tak
 megabytes at a million samples. Here nothing is believed: a file that is truncated, unfinished, foreign or
 beside another file's manifest is refused with a sentence that says so. Everything is done with whole
 arrays; 41 bytes a sample are kept.
+
+The file is mapped; on a network file system images are read instead (network_files.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 
 from pipelines import beton_format as layout
 from pipelines.manifest import Manifest, manifest_path, read_manifest, tables_sha256
+from pipelines.network_files import PreadFile, network_file_system
 from pipelines.sources import MAX_CLASSES
 from pipelines.user_error import UserError
 
@@ -45,6 +48,8 @@ class BetonFile:
     """(n,) int64: bytes of each image."""
     content: np.ndarray
     """The whole file, uint8, mapped and read-only."""
+    images_by_pread: PreadFile | None = None
+    """What reads the images; None: they are views of `content`."""
 
     @property
     def num_images(self) -> int:
@@ -57,9 +62,9 @@ class BetonFile:
         return len(self.counts)
 
     def image_bytes(self, i: int) -> np.ndarray:
-        """Return image i as a read-only uint8 view: (size,) JPEG bytes, or (h, w, 3) raw RGB pixels."""
-        start = int(self.offsets[i])
-        data = self.content[start : start + int(self.sizes[i])]
+        """Return image i, (size,) uint8 JPEG bytes or (h, w, 3) raw RGB pixels: a read-only view of the mapped file,
+        or memory of its own where the file is read."""
+        data = self._bytes(int(self.offsets[i]), int(self.sizes[i]))
         if self.modes[i] == layout.RAW_MODE:
             return data.reshape(int(self.heights[i]), int(self.widths[i]), 3)
         return data
@@ -98,12 +103,19 @@ class BetonFile:
         starts = np.flatnonzero(np.diff(self.offsets, prepend=-size - 1) != size)
         for first, after in zip(starts, np.append(starts[1:], self.num_images), strict=True):
             begin = int(self.offsets[first])
-            images[first:after] = self.content[begin : begin + (after - first) * size].reshape(-1, size)
+            images[first:after] = self._bytes(begin, (after - first) * size).reshape(-1, size)
         return images.reshape(-1, height, width, 3)
 
+    def _bytes(self, start: int, length: int) -> np.ndarray:
+        if self.images_by_pread is not None:
+            return self.images_by_pread.read(start, length)
+        return self.content[start : start + length]
 
-def open_beton(path: str | Path) -> BetonFile:
+
+def open_beton(path: str | Path, *, pread: bool | None = None) -> BetonFile:
     """Open a beton and check its header, tables, length and manifest.
+
+    `pread` says whether images are read or mapped; by default they are read on a network file system only.
 
     A beton without a manifest (stock FFCV wrote it) opens with a UserWarning: its classes are counted from
     its labels and called by their numbers.
@@ -119,6 +131,7 @@ def open_beton(path: str | Path) -> BetonFile:
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         reason = getattr(error, "strerror", None) or "the file is empty"
         raise UserError(f"{path}: cannot open the beton: {reason}") from error
+    pread = network_file_system(path) is not None if pread is None else pread
     header = _read_header(path, content)
     descriptors, metadata, allocations = _read_tables(path, content, header)
     image, sizes = metadata["image"], _sizes(path, header, metadata, allocations)
@@ -140,6 +153,7 @@ def open_beton(path: str | Path) -> BetonFile:
         offsets=image["data_ptr"].astype(np.int64),
         sizes=sizes,
         content=content,
+        images_by_pread=PreadFile(path) if pread else None,
     )
 
 

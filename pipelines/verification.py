@@ -7,7 +7,6 @@ hit; if none is, the fault lies in the zeros between them.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipelines import beton_format as layout
 from pipelines.beton_format import JPEG_MODE
+from pipelines.beton_parts import file_parts
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.manifest import Manifest, manifest_path, read_manifest, signed, to_json
 from pipelines.quick_scan import in_turn
@@ -82,32 +83,16 @@ def _check_parts(
     content: np.ndarray, manifest: Manifest, pool: ThreadPoolExecutor
 ) -> tuple[list[str], list[int]]:
     """Return the names of the damaged parts, and the damaged pages."""
-    checksums = manifest.checksums
-    first, size = checksums.first_page, checksums.page_size
-    names = manifest.source_paths.offset
-    table = int(content[16:24].view("<u8")[0])
-    if first + len(checksums.pages) * size != names or not names <= table <= len(content):
+    try:
+        tables, pages = file_parts(manifest, content[: layout.HEADER.itemsize])
+    except ValueError:
         return ["header"], []
 
     def check(start: int, stop: int) -> list[int]:
-        return [
-            page
-            for page in range(start, stop)
-            if _sha256(content, first + page * size, first + (page + 1) * size) != checksums.pages[page]
-        ]
+        return [page for page in range(start, stop) if not pages[page].is_intact(pages[page].cut(content))]
 
-    bad_pages = [page for found in in_turn(pool, check, 0, len(checksums.pages), 1) for page in found]
-    parts = {
-        "header (with the metadata table)": (0, first, checksums.header),
-        "region of the source paths": (names, table, checksums.names),
-        "allocation table": (table, len(content), checksums.allocation_table),
-    }
-    wrong = [name for name, (start, stop, digest) in parts.items() if _sha256(content, start, stop) != digest]
-    return wrong, bad_pages
-
-
-def _sha256(content: np.ndarray, start: int, stop: int) -> str:
-    return hashlib.sha256(content[start:stop].data).hexdigest()
+    bad_pages = [page for found in in_turn(pool, check, 0, len(pages), 1) for page in found]
+    return [part.name for part in tables if not part.is_intact(part.cut(content))], bad_pages
 
 
 def _page_faults(path: Path, beton: BetonFile | None, manifest: Manifest, page: int) -> Iterator[str]:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.user_error import UserError, run_command
 from pipelines.whole_file import partial_file, publish
-from tools.seed_statistics import paired_interval, sample_deviation
+from tools.child_processes import run_module
+from tools.seed_statistics import mean_text, paired_interval, parse_seeds
 from training.command_line import build_parser, parse_config
 from training.run_folder import changed_settings
 from training.run_record import COLUMNS, read_run
@@ -67,7 +64,7 @@ def run(arguments: list[str] | None) -> int:
         raise UserError(f"--epochs {options.epochs}: give 1 or more")
     with partial_file(options.json, overwrite=True):
         pass  # an output that cannot be written is known before hours of training
-    _run_module("tools.convert_datasets", ["digits", "--out", "data/digits_lt"])
+    run_module("tools.convert_datasets", ["digits", "--out", "data/digits_lt"])
     rows: dict[tuple[str, int], Row] = {}
     for seed, method in product(seeds, methods):  # seed by seed: pairs are whole early
         folder = options.folder / f"digits_lt_{method}_seed{seed}"
@@ -113,17 +110,6 @@ def parse_methods(text: str) -> list[str]:
     return methods
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` -> seeds, each once."""
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise UserError(f"--seeds {text}: give whole numbers from 0 with commas between, as 0,1,2")
-    seeds = [int(part) for part in parts]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text}: name each seed once")
-    return seeds
-
-
 def finished_row(wanted: RunToMake) -> Row:
     """Train `wanted` unless it is finished, and read its row; refuses a finished run with other settings."""
     if (wanted.folder / "summary.json").exists():
@@ -131,7 +117,7 @@ def finished_row(wanted: RunToMake) -> Row:
         print(f"{wanted.folder}: finished before", flush=True)
     else:
         print(f"{wanted.folder}: {METHODS[wanted.method]}, seed {wanted.seed}", flush=True)
-        _run_module("training.train", wanted.arguments)
+        run_module("training.train", wanted.arguments)
     accuracy = read_run(wanted.folder).summary["accuracy"]
     assert accuracy is not None, "the configurations name data.test"
     return {"method": wanted.method, "seed": wanted.seed, **{name: accuracy[name] for name in COLUMNS}}
@@ -145,17 +131,6 @@ def _check_settings(wanted: RunToMake) -> None:
             f"{wanted.folder} holds a run with other settings: {'; '.join(differences)}. Use another --folder, "
             "or remove it"
         )
-
-
-def _run_module(module: str, arguments: Sequence[str]) -> None:
-    """Run a command of this project; its errors and progress show, what else it says is in its folder."""
-    status = subprocess.run(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, check=False
-    ).returncode
-    if status == 130:
-        raise KeyboardInterrupt
-    if status != 0:
-        raise UserError(f"python -m {module} {' '.join(arguments)} ended with status {status}; see above")
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -180,7 +155,7 @@ def describe(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
     lines = [f"Top-1 accuracy in percent, last epoch, mean ± standard deviation over {len(seeds)} seed(s)"]
     lines.append(f"{'method':<8}" + "".join(f"{name.capitalize():>14}" for name in COLUMNS))
     for method in methods:
-        lines.append(f"{method:<8}" + "".join(f"{_mean_text(values[method, name]):>14}" for name in COLUMNS))
+        lines.append(f"{method:<8}" + "".join(f"{mean_text(values[method, name]):>14}" for name in COLUMNS))
     baseline = "ce" if "ce" in methods else methods[0]
     for method in methods:
         if method != baseline and len(seeds) >= 2:
@@ -190,14 +165,6 @@ def describe(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
                 f"{100 * found.low:+.1f} to {100 * found.high:+.1f} (Student's t, {len(seeds)} seeds)"
             )
     return lines
-
-
-def _mean_text(fractions: Sequence[float | None]) -> str:
-    numbers = [100 * fraction for fraction in fractions if fraction is not None]
-    if not numbers:
-        return "-"
-    deviation = sample_deviation(numbers)
-    return f"{np.mean(numbers):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 if __name__ == "__main__":

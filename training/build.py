@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from pipelines.eval_loader import EvalLoader
 from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
 from pipelines.resident_loader import ResidentLoader
+from pipelines.staging import stage_beton, stage_folder
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
 from pipelines.user_error import UserError
@@ -37,9 +39,11 @@ from training.step import TrainStep, choose_precision
 
 
 def open_betons(config: Config) -> dict[str, BetonFile]:
-    """The betons by split: train, and val and test where the configuration names them; they must agree."""
-    named = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-    betons = {split: open_beton(path) for split, path in named.items() if path is not None}
+    """The betons by split: train, and val and test where the configuration names them; they must agree.
+
+    Where `data.stage` says so they are copies on this machine; the first process of a node makes them.
+    """
+    betons = {split: open_beton(path) for split, path in beton_paths(config).items()}
     classes = betons["train"].num_classes
     for split, beton in betons.items():
         if beton.num_classes > classes:
@@ -48,6 +52,17 @@ def open_betons(config: Config) -> dict[str, BetonFile]:
                 f"{betons['train'].path} has {classes}: they must be of one set"
             )
     return betons
+
+
+def beton_paths(config: Config) -> dict[str, Path]:
+    """Where the betons of a configuration are to be read, by split; stages them."""
+    data = config.data
+    named = {"train": data.train, "val": data.val, "test": data.test}
+    paths = {split: Path(path) for split, path in named.items() if path is not None}
+    if data.stage == "none":
+        return paths
+    folder = stage_folder(data.stage, data.stage_folder)
+    return {split: stage_beton(path, folder) for split, path in paths.items()}
 
 
 def build_trainer(

@@ -38,6 +38,11 @@ class DataConfig:
     """Threads that decode, augment and mix. 0: this process's share of the processors."""
     prefetch: int = 2
     """Batches prepared ahead of the training step."""
+    stage: Literal["none", "local", "ram"] = "none"
+    """Copy the betons once a node, checked against their manifests, before anything starts: local, to a disk of this
+    machine; ram, to its memory. none: read them where they are."""
+    stage_folder: str | None = None
+    """Where the copies lie and stay. Default: a folder of yours in $TMPDIR (local) or in /dev/shm (ram)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +235,8 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
             yield "model.joint_forward", f"method {config.method}"
     if config.optim.lr_scaling == "none" and "lr_reference_batch" in _changed(config.optim):
         yield "optim.lr_reference_batch", "optim.lr_scaling none"
+    if config.data.stage == "none" and config.data.stage_folder is not None:
+        yield "data.stage_folder", "data.stage none"
     unread = ("pad",) if config.view.crop == "resized" else ("scale", "eval_resize")
     for name in _changed(config.view):
         if name in unread:

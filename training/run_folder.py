@@ -19,6 +19,8 @@ MAY_CHANGE = (
     "run.log_steps",
     "data.threads",
     "data.prefetch",
+    "data.stage",
+    "data.stage_folder",
     "dali.threads",
     "run.max_bad_steps",
     "checkpoint.minutes",

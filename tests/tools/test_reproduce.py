@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from pipelines.user_error import UserError
-from tools.reproduce import describe, main, parse_methods, parse_seeds, write_rows
-from tools.seed_statistics import paired_interval, sample_deviation
+from tools.reproduce import describe, main, parse_methods, write_rows
+from tools.seed_statistics import paired_interval, parse_seeds, sample_deviation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
