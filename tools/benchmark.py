@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import cifar, convert, decode, loader, mix, peers, report, step
+from benchmarks import cifar, convert, decode, loader, mix, peers, report, scaling, step
 from benchmarks.command import Command, add_shared_options
 from benchmarks.machine import commit, machine, use_cores, versions
 from benchmarks.results import draw, table, write_json
@@ -21,6 +21,7 @@ COMMANDS: tuple[Command, ...] = (
     step.COMMAND,
     cifar.COMMAND,
     convert.COMMAND,
+    scaling.COMMAND,
 )
 
 
