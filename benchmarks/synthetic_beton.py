@@ -85,9 +85,7 @@ def write_synthetic_beton(path: Path, count: int) -> None:
     manifest_path(path).write_text(to_json(signed(_manifest(labels, first, pages, names, tables))))
 
 
-def _manifest(
-    labels: NDArray[np.int64], first_page: int, pages: int, names: int, tables: Tables
-) -> Manifest:
+def _manifest(labels: NDArray[np.int64], first_page: int, pages: int, names: int, tables: Tables) -> Manifest:
     counts = np.bincount(labels, minlength=CLASSES)
     return Manifest(
         format_version=FORMAT_VERSION,

@@ -1,0 +1,162 @@
+"""The doctor: the sentences of machines that are not here, and one real look at this one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.page_cache import resident_share
+from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
+from pipelines.image_bytes import ImageSettings
+from pipelines.network_files import NETWORK_FILE_SYSTEMS, file_system_type
+from pipelines.sources import from_rows
+from tools.doctor import bottleneck, file_system_finding, gpu_findings, main, memory_finding
+from tools.doctor_gpu import Gpu, driver_advice, driver_version, has_jpeg_engine, jpeg_engine_answers
+from tools.doctor_rates import disk_rate
+
+
+@pytest.fixture(scope="module")
+def photographs(
+    make_photographs: Callable[..., list[Path]], tmp_path_factory: pytest.TempPathFactory
+) -> BetonFile:
+    """Twelve photographs as a beton."""
+    files = make_photographs(tmp_path_factory.mktemp("photographs"), 12)
+    images = from_rows(
+        [file.name for file in files], np.arange(12) % 3, list("abc"), kind="list", name="list"
+    )
+    out = tmp_path_factory.mktemp("betons") / "x.beton"
+    convert_images(images, files[0].parent, out, ConversionSettings(image=ImageSettings()), workers=1)
+    return open_beton(out)
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "sees", "said", "remedy"),
+    [
+        ("580.95.05", "13.0", True, "driver 580.95.05, PyTorch for CUDA 13.0", None),
+        ("595.1", "12.6", True, "needs driver 525", None),
+        ("580.95.05", "13.0", False, "CUDA 13.0", "look at CUDA_VISIBLE_DEVICES"),
+        ("550.54.15", "13.0", False, "needs driver 580", "download.pytorch.org/whl/cu126"),
+        ("470.82.01", "13.0", False, "needs driver 580", "a newer driver: the oldest"),
+        (None, "13.0", False, "no NVIDIA driver", None),
+        ("580.95.05", None, False, "a build for the CPU", "install PyTorch's CUDA build"),
+        (None, None, False, "a build for the CPU", None),
+    ],
+)
+def test_driver_and_wheel(
+    driver: str | None, cuda: str | None, sees: bool, said: str, remedy: str | None
+) -> None:
+    text, advice = driver_advice(driver, cuda, sees)
+    assert said in text
+    assert advice is None if remedy is None else remedy in (advice or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat Feb 17 2024\nGCC version: 12",
+            "535.161.08",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (a@b)",
+            "580.65.06",
+        ),
+        ("something else", None),
+    ],
+)
+def test_version_of_the_driver(text: str, version: str | None, tmp_path: Path) -> None:
+    (tmp_path / "version").write_text(text)
+    assert driver_version(tmp_path / "version") == version
+    assert driver_version(tmp_path / "none") is None
+
+
+def test_engines_by_name() -> None:
+    with_engine = [
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA H200",
+        "NVIDIA L4",
+        "NVIDIA A30",
+    ]
+    without = ["Tesla V100-SXM2-16GB", "Tesla T4", "NVIDIA GeForce RTX 3090", "NVIDIA A10", "NVIDIA A40"]
+    assert all(map(has_jpeg_engine, with_engine)) and not any(map(has_jpeg_engine, without))
+
+
+def test_engines_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for nvidia-smi, a real program."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert jpeg_engine_answers() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '0 %'\necho '[N/A]'\n")
+    program.chmod(0o755)
+    assert jpeg_engine_answers() == [True, False]
+
+
+def test_eight_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tools.doctor.gpus", lambda: [Gpu("NVIDIA H200", "9.0", 139.8)] * 8)
+    monkeypatch.setattr("tools.doctor.driver_version", lambda: "580.1")
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    found = {finding.name: finding for finding in gpu_findings(32)}
+    assert found["JPEG engine"].values == {"jpeg_engine": True}
+    assert found["cores a GPU"].text == "4" and "let the GPU decode" in (found["cores a GPU"].remedy or "")
+    assert found["driver"].remedy is None
+
+
+def test_memory_against_the_file(photographs: BetonFile) -> None:
+    size = photographs.path.stat().st_size
+    assert "the page cache holds it" in memory_finding(photographs, size + 1).text
+    small = memory_finding(photographs, size // 4)
+    assert "75 % of every epoch comes from the disk" in small.text and small.remedy is not None
+
+
+def test_network_file_system_is_named(photographs: BetonFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "of this machine" in file_system_finding(photographs).text
+    monkeypatch.setitem(NETWORK_FILE_SYSTEMS, file_system_type(photographs.path), "nfs")
+    assert file_system_finding(photographs).text == "nfs, a network file system: read with pread"
+
+
+def test_bottleneck_is_arithmetic() -> None:
+    assert "decoder is the bottleneck of any network faster than 1,600 / 8 = 200 forward images/s a GPU" in (
+        bottleneck(1600, 2000, 8)
+    )
+    assert "the disk is the bottleneck of any network faster than 900 / 1 = 900 forward" in (
+        bottleneck(1600, 900, 1)
+    )
+    assert "DALI" not in bottleneck(1600, None, 0)
+
+
+def test_disk_rate_reads_from_the_disk(photographs: BetonFile) -> None:
+    found = disk_rate(open_beton(photographs.path), 0.5)
+    assert found.images_per_second > 0
+    mean = float(photographs.sizes.mean())
+    assert found.bytes_per_second / found.images_per_second == pytest.approx(mean)
+    assert resident_share(photographs.path) > 0 and 0 <= found.kept <= 1
+
+
+def test_a_look_at_this_machine(photographs: BetonFile, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--beton", str(photographs.path), "--seconds", "0.2", "--json"]) == 0
+    found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    names = {"processor", "driver", "GPU", "memory", "libturbojpeg", "ffcv", "dali", "triton", "disk"}
+    assert names | {"file system", "decoder", "bottleneck"} <= found.keys()
+    assert found["decoder"]["values"]["source_images_per_second"] > 0
+    assert bool(found["GPU"]["values"]["gpus"]) == torch.cuda.is_available()
+    assert main(["--beton", str(photographs.path), "--seconds", "0.2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("bottleneck")
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in [
+        (["--beton", str(tmp_path / "none.beton")], "none.beton: cannot open the beton"),
+        (["--seconds", "0"], "--seconds 0: give a time above 0 and below 60"),
+    ]:
+        assert main(arguments) == 2
+        complained = capsys.readouterr().err
+        assert message in complained and len(complained.splitlines()) == 1
