@@ -3,7 +3,7 @@
 FFCV's Reader believes every byte of a file, and its Loader's memory manager takes seconds and hundreds of
 megabytes at a million samples. Here nothing is believed: a file that is truncated, unfinished, foreign or
 beside another file's manifest is refused with a sentence that says so. Everything is done with whole
-arrays; 41 bytes a sample are kept.
+arrays; 33 bytes a sample are kept.
 
 The file is mapped; on a network file system images are read instead (network_files.py).
 """

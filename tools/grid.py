@@ -29,9 +29,8 @@ from tools.grid_runs import GridRun, plan_runs
 from tools.grid_table import grid_table, rows_of, write_rows
 from tools.seed_statistics import parse_seeds
 from training.run_record import read_run
+from training.stop_signals import INTERRUPTED, REQUEUE
 
-REQUEUE, INTERRUPTED = 75, 130
-"""Exit statuses of a run that was told to make room, and after Ctrl-C."""
 LAST_WORDS = 8192
 """Bytes of a log's end in which to look for the reason of a failure."""
 
