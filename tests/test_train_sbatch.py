@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.beton_format import SMALLEST_PAGE
@@ -70,7 +71,8 @@ def test_a_warned_job_is_queued_again(environment: dict[str, str], data: list[st
             assert job.wait(60) != 0
         finally:
             if job.poll() is None:
-                os.killpg(job.pid, signal.SIGKILL)
+                for process in [*psutil.Process(job.pid).children(recursive=True), job]:
+                    process.kill()
     assert (tmp_path / "requeued").read_text() == "4711\n", (tmp_path / "log").read_text()
 
 

@@ -24,6 +24,8 @@ from pipelines.user_error import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.05
+ONE_REQUEST_SECONDS = 1.0
+"""Signals that come so soon after another are the same request: `timeout` and some batch systems send two."""
 PR_SET_PDEATHSIG = 1
 
 Job = TypeVar("Job")
@@ -84,9 +86,14 @@ class StopRequest:
 def noted_signals() -> Iterator[StopRequest]:
     """Inside the context Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are only noted."""
     request = StopRequest([])
+    latest = float("-inf")
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.signals.append(number)
+        nonlocal latest
+        now = time.monotonic()
+        if now - latest > ONE_REQUEST_SECONDS:
+            request.signals.append(number)
+        latest = now
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.signal(number, note) for number in numbers}
