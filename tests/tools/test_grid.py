@@ -165,27 +165,26 @@ def test_last_words(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(
-    start: type[subprocess.Popen[str]], data: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The third is at by another process, and the fourth's folder cannot be written."""
+    """Another process is at the second, and the third's folder cannot be written."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "optim.lr=0.4,seed=0").touch()
-    arguments = ["--config", CE, "--vary", "optim.lr=0.1,0.2,0.3,0.4", "--out", str(out), "--jobs", "2"]
+    arguments = ["--config", CE, "--vary", "optim.lr=0.1,0.3,0.4", "--out", str(out), "--jobs", "2"]
     with (out / "optim.lr=0.3,seed=0.log").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        grid = start([*arguments, "--", *data, *SHORT])
-        printed, complained = grid.communicate(timeout=120)
-    assert grid.returncode == 1, complained
+        assert main([*arguments, "--", *data, *SHORT]) == 1
+    printed, complained = capfd.readouterr()
     assert complained == ""
     assert "optim.lr=0.3,seed=0: left to another process" in printed
     failure = next(line for line in printed.splitlines() if "FAILED with status 2" in line)
     assert failure.startswith("optim.lr=0.4,seed=0") and "cannot be written (File exists)" in failure
-    assert "1 of 4 runs failed" in printed
+    assert "1 of 3 runs failed" in printed
 
     # The same command again, with the obstacles gone: what is finished is read, not run.
     rows = json.loads((out / "rows.json").read_text())["rows"]
-    assert [row["cell"] for row in rows] == [{"optim.lr": "0.1"}, {"optim.lr": "0.2"}]
+    assert [row["cell"] for row in rows] == [{"optim.lr": "0.1"}]
     summary = out / "optim.lr=0.1,seed=0" / "summary.json"
     written = json.loads(summary.read_text())
     assert rows[0]["all"] == written["accuracy"]["all"]
@@ -196,9 +195,9 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(
     assert main([*arguments, "--", *data, *SHORT]) == 0
     printed, complained = capfd.readouterr()
     assert complained == ""
-    assert "4 runs, 2 finished before, 2 at once" in printed
+    assert "3 runs, 1 finished before, 2 at once" in printed
     assert "optim.lr=0.1,seed=0: begins" not in printed and "12.3" in printed
-    assert len(json.loads((out / "rows.json").read_text())["rows"]) == 4
+    assert len(json.loads((out / "rows.json").read_text())["rows"]) == 3
 
     # Other settings in the same folder are refused.
     assert main([*arguments, "--", *data, *SHORT, "--optim.batch_size=16"]) == 2
