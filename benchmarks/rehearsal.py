@@ -1,7 +1,7 @@
 """All that a user of a large set types, from the list to the tables, timed part by part.
 
-Every part is a process of its own with the arguments that a user would give. In the training one worker is killed, as the
-kernel does when memory runs out.
+Every part is a process of its own with the arguments that a user would give. In the training one worker is killed, as
+the kernel does when memory runs out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A published long-tailed set at its true count, in tiny pictures: the lists.
 
-What breaks at 115,846 or 437,513 images is seldom a picture; it is memory that grows with the rows, a path, the end of an
-epoch. So the lists are the real ones where they are at hand. Where they are not, they are rows of the same form with exactly the
-published number of each class, ImageNet-LT's class by class and iNaturalist's shuffled, as the lists that are public are.
+What breaks at 115,846 or 437,513 images is seldom a picture; it is memory that grows with the rows, a path, the end of
+an epoch. So the lists are the real ones where they are at hand. Where they are not, they are rows of the same form with
+exactly the published number of each class: ImageNet-LT's class by class, iNaturalist's shuffled, as the lists that are
+public are.
 """
 
 from __future__ import annotations
