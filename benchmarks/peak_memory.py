@@ -94,10 +94,12 @@ def _end(process: subprocess.Popen[str]) -> None:
     try:
         process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
-        for pid in list(processes_of(process.pid)):
+        for pid in list(processes_of(process.pid)):  # torchrun's workers are in sessions of their own
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it left behind in its session
 
 
 def processes_of(pid: int) -> Iterator[int]:

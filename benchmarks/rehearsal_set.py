@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.known_lists import KNOWN_LISTS, KnownList, counts_sha256
+from pipelines.known_lists import KNOWN_LISTS, counts_sha256
 from pipelines.sources import read_list
 
 COUNTS = Path(__file__).with_name("class_counts")
@@ -90,15 +90,28 @@ def write_lists(dataset: str, lists: Path, scale: float, folder: Path) -> list[S
 
     Below 1, `scale` keeps that share of the rows of each class, the first ones and at least one.
     """
-    form, known = SETS[dataset], {one.name: one for one in KNOWN_LISTS[dataset]}
-    train, test = KNOWN_LISTS[dataset][0], known[form.test]
+    form, (train, *others) = SETS[dataset], KNOWN_LISTS[dataset]
+    test = next(one for one in others if one.name == form.test)
     counts = published_counts(dataset)
-    of_test = np.full(len(counts), test.largest, np.int64)  # balanced: the smallest class has as many
+    of_test = np.full(len(counts), test.largest, np.int64)  # its classes are all of one size
     folders = _class_folders(form, [lists / train.name, lists / test.name], len(counts))
-    return [
-        _write_list("train", train, lists, _made_rows(form, form.train_path, counts, folders), scale, folder),
-        _write_list("test", test, lists, _made_rows(form, form.test_path, of_test, folders), scale, folder),
-    ]
+    splits = []
+    for name, known, path, wanted in (
+        ("train", train, form.train_path, counts),
+        ("test", test, form.test_path, of_test),
+    ):
+        real = lists / known.name
+        if real.is_file():
+            content, origin = real.read_bytes(), str(real)
+        else:
+            content = _made_rows(form, path, wanted, folders)
+            origin = f"made, with the class counts of {known.name}"
+        if scale < 1:
+            content, origin = _first_of_each_class(content, scale), f"{origin}, {scale:g} of each class"
+        listed = folder / known.name
+        listed.write_bytes(content)
+        splits.append(Split(name=name, listed=listed, counts=read_list(listed).class_counts(), origin=origin))
+    return splits
 
 
 def _class_folders(form: SetForm, lists: list[Path], num_classes: int) -> list[str]:
@@ -111,28 +124,15 @@ def _class_folders(form: SetForm, lists: list[Path], num_classes: int) -> list[s
     return folders
 
 
-def _made_rows(form: SetForm, path: str, counts: np.ndarray, folders: list[str]) -> list[str]:
+def _made_rows(form: SetForm, path: str, counts: np.ndarray, folders: list[str]) -> bytes:
     labels = np.repeat(np.arange(len(counts)), counts)
     if form.shuffled:
         labels = np.random.default_rng(len(labels)).permutation(labels)
-    return [
-        f"{path.format(folder=folders[label], name=folders[label].rpartition('/')[2], i=i)} {label}"
-        for i, label in enumerate(labels.tolist(), len(labels))  # so no name of one split is the other's
-    ]
-
-
-def _write_list(
-    name: str, known: KnownList, lists: Path, made: list[str], scale: float, folder: Path
-) -> Split:
-    real = lists / known.name
-    content = real.read_bytes() if real.is_file() else ("\n".join(made) + "\n").encode()
-    origin = str(real) if real.is_file() else f"made, with the class counts of {known.name}"
-    if scale < 1:
-        content = _first_of_each_class(content, scale)
-        origin += f", {scale:g} of each class"
-    listed = folder / known.name
-    listed.write_bytes(content)
-    return Split(name=name, listed=listed, counts=read_list(listed).class_counts(), origin=origin)
+    # numbered from the number of rows, so that no file of one split has the name of one of the other's
+    return "".join(
+        f"{path.format(folder=folders[label], name=folders[label].rpartition('/')[2], i=i)} {label}\n"
+        for i, label in enumerate(labels.tolist(), len(labels))
+    ).encode()
 
 
 def _first_of_each_class(content: bytes, scale: float) -> bytes:

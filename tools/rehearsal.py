@@ -76,7 +76,8 @@ def _share(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Rehearse and print; returns the exit status."""
-    start, about, dataset = time.perf_counter(), machine(), options.dataset
+    start, dataset = time.perf_counter(), options.dataset
+    where = f"{machine_line(machine())}; commit {commit()}"  # now: while it runs, files may change
     try:
         with scratch_folder(options.folder) as folder:
             splits = write_lists(dataset, options.lists, options.scale, folder)
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{table(rehearsal.parts)}")
     print(f"In all {time.perf_counter() - start:,.1f} s, writing the lists and removing everything included.")
     print(f"configs/{SETS[dataset].config} with {changes}")
-    print(f"{machine_line(about)}; commit {commit()}")
+    print(where)
     return 0
 
 
