@@ -30,9 +30,10 @@ SCALED_DOWN = {
     "model.width": 8,
     "optim.epochs": EPOCHS,
     "optim.schedule": "cosine",
+    "checkpoint.minutes": 0.5,
 }
 """What differs from the configuration: resolution (the evaluation's too), width (a network of another family, for the
-ResNeXt-50 has one width only), and two epochs, which a warm-up of ten does not fit into."""
+ResNeXt-50 has one width only), two epochs, which a warm-up of ten does not fit into, and checkpoints within them."""
 SAME_FIGURE = 0.002
 """Two evaluations of the same weights with other batches may differ by so much, through rounding."""
 
