@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 0.05
-"""Between two looks: each takes the kernel a few milliseconds."""
+"""Between two looks, at least: each takes the kernel a few milliseconds."""
+LOOKS = 200
+"""The longer a program runs, the rarer they get: the next one is after this part of its time up to now."""
 SECONDS_TO_END = 60
 """After SIGTERM: torchrun gives its workers half of that."""
 PROPORTIONAL = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
@@ -37,14 +39,12 @@ class Watched:
 def run_watched(
     command: Sequence[str],
     *,
-    seconds: float = SECONDS,
     look: Callable[[int], None] | None = None,
     quiet: bool = True,
 ) -> Watched:
     """Run `python` with these arguments in the project's folder, and watch it until it ends.
 
-    Every so many `seconds` its memory is read, and `look` is called with its process id. What it says is shown
-    unless `quiet`. Ctrl-C ends it with SIGTERM, so torchrun ends its workers.
+    Each time its memory is read, `look` is called with its process id. What it says is shown unless `quiet`. Ctrl-C ends it with SIGTERM, so torchrun ends its workers.
 
     Raises:
         RuntimeError: it failed; its last words are in the message, where they were not shown.
@@ -63,7 +63,8 @@ def run_watched(
     try:
         while True:
             try:
-                output, _ = process.communicate(timeout=seconds)
+                elapsed = time.perf_counter() - start
+                output, _ = process.communicate(timeout=max(SECONDS, elapsed / LOOKS))
                 break
             except subprocess.TimeoutExpired:
                 most = max(most, sum(map(_memory, processes_of(process.pid))))

@@ -158,7 +158,7 @@ class Rehearsal:
 
     def _watched(self, command: list[str], look: Callable[[int], None] | None = None) -> Watched:
         print(f"\n$ python -m {' '.join(command)}", flush=True)
-        return run_watched(["-m", *command], seconds=0.2, look=look, quiet=False)
+        return run_watched(["-m", *command], look=look, quiet=False)
 
     def _note(self, name: str, watched: Watched, what: str) -> None:
         self.parts.append(Part(name=name, watched=watched, what=what))

@@ -116,11 +116,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be made.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         folder = Path(tempfile.mkdtemp(prefix="fasttail-rehearsal-", dir=parent))
     except OSError as error:
         raise UserError(f"--folder {parent}: cannot be written ({error.strerror}); choose another") from None
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield folder
     finally:

@@ -65,6 +65,20 @@ def test_ctrl_c_in_the_training_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_part_that_fails_ends_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lists, folder = tmp_path / "lists", tmp_path / "folder"
+    lists.mkdir()
+    folder.mkdir()
+    (lists / "ImageNet_LT_train.txt").write_text(f"train/n01440764/{'x' * 300}.JPEG 0\n")
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["imagenet-lt", "--lists", str(lists), "--folder", str(folder), "--scale", "0.001"]) == 1
+    errors = capfd.readouterr().err
+    assert "File name too long" in errors
+    assert re.search(r"^rehearsal: -m benchmarks.tiny_pictures .* ended with 1$", errors, re.MULTILINE)
+    assert not list(folder.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["imagenet-lt", "--folder", str(tmp_path / "none")]) == 2
     assert f"--folder {tmp_path / 'none'}: cannot be written" in capsys.readouterr().err
