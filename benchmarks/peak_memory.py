@@ -44,7 +44,8 @@ def run_watched(
 ) -> Watched:
     """Run `python` with these arguments in the project's folder, and watch it until it ends.
 
-    Each time its memory is read, `look` is called with its process id. What it says is shown unless `quiet`. Ctrl-C ends it with SIGTERM, so torchrun ends its workers.
+    Each time its memory is read, `look` is called with its process id. What it says is shown unless `quiet`. Ctrl-C
+    ends it with SIGTERM, so torchrun ends its workers.
 
     Raises:
         RuntimeError: it failed; its last words are in the message, where they were not shown.
