@@ -5,8 +5,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?=
 BIN := .venv/bin
+SET ?= imagenet-lt
+SCALE ?= 1
 
-.PHONY: help install install-dev demo test clean
+.PHONY: help install install-dev demo rehearsal test clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -24,6 +26,9 @@ demo: install  ## convert the handwritten digits, train two methods, compare the
 	$(BIN)/python -m training.train --config configs/digits_lt_glmc.yaml
 	$(BIN)/python tools/compare_runs.py runs/digits_lt_ce runs/digits_lt_glmc --out runs/digits_lt_comparison
 	$(BIN)/python tools/preview.py --config configs/digits_lt_glmc.yaml --out runs/digits_lt_comparison/pairs.png
+
+rehearsal: install  ## ImageNet-LT (SET=inaturalist18: that) at its true count in tiny pictures, list to tables
+	$(BIN)/python tools/rehearsal.py $(SET) --scale $(SCALE)
 
 test: install-dev  ## lint, formatting, types and all tests that need no GPU
 	$(BIN)/ruff check .

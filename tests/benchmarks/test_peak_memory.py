@@ -1,0 +1,72 @@
+"""Watching a program: memory and CPU time with its children, failures, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.peak_memory import processes_of, run_watched
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHILD_WITH_MEMORY = """
+import subprocess, sys, time
+held = bytearray(b"x") * (96 << 20)
+subprocess.run([sys.executable, "-c", "import time; held = bytearray(b'x') * (64 << 20); time.sleep(1)"])
+"""
+WATCH_A_FAMILY = """
+import pathlib, sys
+from benchmarks.peak_memory import run_watched
+child = "import time; open(sys.argv[1], 'w').close(); time.sleep(600)"
+family = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; ' + sys.argv[2], sys.argv[1]])"
+run_watched(["-c", family, sys.argv[1], child])
+"""
+
+
+def test_memory_of_a_program_and_its_child() -> None:
+    pids = []
+    watched = run_watched(["-c", CHILD_WITH_MEMORY], look=lambda pid: pids.extend(processes_of(pid)))
+    assert 160 <= watched.peak_memory < 260
+    assert watched.seconds > 1
+    assert len(set(pids)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_cpu_seconds_are_those_of_the_work() -> None:
+    busy = "import time\nwhile time.process_time() < 1: pass"
+    assert 1 <= run_watched(["-c", busy]).cpu_seconds < 1.8
+    assert run_watched(["-c", "import time; time.sleep(1)"]).cpu_seconds < 0.8
+
+
+def test_a_failure_is_told_with_the_last_words(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["-c", "print('so far'); raise SystemExit('no further')"]
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 1: .*no further"):
+        run_watched(words)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(RuntimeError, match=r"ended with 1$"):
+        run_watched(words, quiet=False)
+    assert capfd.readouterr() == ("so far\n", "no further\n")
+
+
+def test_ctrl_c_ends_the_program_and_its_children(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCH_A_FAMILY, str(started)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not started.exists():
+        assert watcher.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(watcher.pid).children(recursive=True)
+    assert len(family) == 2
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(60) != 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
