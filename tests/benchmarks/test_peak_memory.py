@@ -20,13 +20,14 @@ import subprocess, sys, time
 held = bytearray(b"x") * (96 << 20)
 subprocess.run([sys.executable, "-c", "import time; held = bytearray(b'x') * (64 << 20); time.sleep(1)"])
 """
-WATCH_A_FAMILY = """
-import pathlib, sys
-from benchmarks.peak_memory import run_watched
-child = "import time; open(sys.argv[1], 'w').close(); time.sleep(600)"
-family = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; ' + sys.argv[2], sys.argv[1]])"
-run_watched(["-c", family, sys.argv[1], child])
+SLEEPER = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1], os.environ.get("LOCAL_RANK", "0")).touch()
+time.sleep(600)
 """
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+WATCH = "import sys; from benchmarks.peak_memory import run_watched; run_watched(sys.argv[1:])"
 
 
 def test_memory_of_a_program_and_its_child() -> None:
@@ -54,18 +55,25 @@ def test_a_failure_is_told_with_the_last_words(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("so far\n", "no further\n")
 
 
-def test_ctrl_c_ends_the_program_and_its_children(tmp_path: Path) -> None:
-    started = tmp_path / "started"
+@pytest.mark.parametrize(
+    ("before", "sleepers"), [(("-c", PARENT), 1), (TORCHRUN, 2)], ids=["plain", "torchrun"]
+)
+def test_ctrl_c_ends_the_program_and_its_children(
+    before: tuple[str, ...], sleepers: int, tmp_path: Path
+) -> None:
+    script, started = tmp_path / "sleeper.py", tmp_path / "started"
+    script.write_text(SLEEPER)
+    started.mkdir()
     watcher = subprocess.Popen(
-        [sys.executable, "-c", WATCH_A_FAMILY, str(started)],
+        [sys.executable, "-c", WATCH, *before, str(script), str(started)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.DEVNULL,
     )
-    while not started.exists():
+    while len(list(started.iterdir())) < sleepers:
         assert watcher.poll() is None
         time.sleep(0.01)
     family = psutil.Process(watcher.pid).children(recursive=True)
-    assert len(family) == 2
+    assert len(family) == 1 + sleepers
     watcher.send_signal(signal.SIGINT)
     assert watcher.wait(60) != 0
     _, alive = psutil.wait_procs(family, timeout=10)

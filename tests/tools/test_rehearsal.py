@@ -49,13 +49,13 @@ def test_all_parts_and_a_killed_worker(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_in_the_training_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path)
-    while not list(tmp_path.glob("*/run/metrics.jsonl")):
+    while not list(tmp_path.glob("*/images/train/train/*/*.JPEG")):
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+        time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert sum("training.train" in each.cmdline() for each in family) >= 2
+    assert family
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
