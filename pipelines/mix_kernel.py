@@ -54,8 +54,7 @@ def mix_views(
     """
     n, height, width = views_a.shape[1:4]
     assert views_a.shape == views_b.shape == (2, n, height, width, 3)
-    assert lam.shape == (n,) and lam.dtype == torch.float32 and lam.is_contiguous()
-    assert cut_boxes.shape == (n, 4) and cut_boxes.dtype == torch.int32 and cut_boxes.is_contiguous()
+    check_mixing(lam, cut_boxes, n)
     word = check_target(out, (2 * n, 3, height, width))
     scale, shift = normalising_factors(mean, std)
     _mix_views[(n * chunks_of_image(height, width, word), 2)](
@@ -93,6 +92,12 @@ def normalise_views(views: torch.Tensor, mean: ChannelValues, std: ChannelValues
         WORDS=WORDS,
         num_warps=WARPS,
     )
+
+
+def check_mixing(lam: torch.Tensor, cut_boxes: torch.Tensor, n: int) -> None:
+    """Check how n pairs are to be mixed: λ (n,) float32 and cut boxes (n, 4) int32, contiguous."""
+    assert lam.shape == (n,) and lam.dtype == torch.float32 and lam.is_contiguous()
+    assert cut_boxes.shape == (n, 4) and cut_boxes.dtype == torch.int32 and cut_boxes.is_contiguous()
 
 
 def check_target(out: torch.Tensor, shape: tuple[int, ...]) -> int:

@@ -20,6 +20,7 @@ import triton.language as tl
 from pipelines.mix_kernel import (
     WARPS,
     WORDS,
+    check_mixing,
     check_target,
     chunks_of_image,
     normalising_factors,
@@ -79,8 +80,7 @@ def mix_resident(
     """
     n, (height, width) = len(lam), images.shape[1:3]
     assert images.is_contiguous() and crops_a.pad == crops_b.pad
-    assert lam.shape == (n,) and lam.dtype == torch.float32 and lam.is_contiguous()
-    assert cut_boxes.shape == (n, 4) and cut_boxes.dtype == torch.int32 and cut_boxes.is_contiguous()
+    check_mixing(lam, cut_boxes, n)
     word = check_target(out, (2 * n, 3, height, width))
     scale, shift = normalising_factors(mean, std)
     _mix_resident[(n * chunks_of_image(height, width, word), 2)](
