@@ -68,7 +68,7 @@ def run_watched(
                 output, _ = process.communicate(timeout=max(SECONDS, elapsed / LOOKS))
                 break
             except subprocess.TimeoutExpired:
-                most = max(most, sum(map(_memory, processes_of(process.pid))))
+                most = max(most, _memory_of_all(process.pid))
                 if look is not None:
                     look(process.pid)
     finally:
@@ -117,6 +117,16 @@ def processes_of(pid: int) -> Iterator[int]:
         return
     for child in children:
         yield from processes_of(child)
+
+
+def _memory_of_all(pid: int) -> float:
+    """MiB of the process and all that descend from it, 0 where one of them has started or ended meanwhile.
+
+    A page that two of them shared would then count whole in one, as its only holder, and again in the other.
+    """
+    before = list(processes_of(pid))
+    memory = sum(map(_memory, before))
+    return memory if list(processes_of(pid)) == before else 0.0
 
 
 def _memory(pid: int) -> float:
