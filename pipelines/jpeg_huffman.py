@@ -1,11 +1,12 @@
-"""The Huffman tables of a JPEG as look-ups that step over several codes at once (ITU-T T.81, annex C).
+"""The Huffman tables of a JPEG as look-ups (ITU-T T.81, annex C).
 
-What is looked up are the next 12 bits. An entry says how many of them, and of those after them, whole codes with
-their extra bits take, and by how many coefficients they go on; the values of the coefficients are nobody's affair.
-Tables are kept from image to image, for most images of a set share theirs.
+There are two for each table. `entries` steps over several codes at once: what is looked up are the next 12 bits, and an
+entry says how many of them, and of those after them, whole codes with their extra bits take, and by how many coefficients
+they go on; the values of the coefficients are nobody's affair. `codes` is for those who want the values: one code an
+entry, and how many extra bits follow. Tables are kept from image to image, for most images of a set share theirs.
 
-Compiled functions of jpeg_entropy.py and jpeg_walk.py have these inlined, and numba's cache looks at the time of their
-own file only: after a change here, touch those.
+Compiled functions of jpeg_entropy.py, jpeg_coefficients.py and jpeg_walk.py have these inlined, and numba's cache looks
+at the time of their own file only: after a change here, touch those.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ Entries = NDArray[np.uint16]
 Int = int | np.int64
 
 BITS = 12
-"""Of a look-up."""
+"""Of a look-up in `entries`."""
+CODE_BITS = 10
+"""Of one in `codes`: a table is two kilobytes, so those of an image fit a core's nearest cache beside its data."""
 SLOTS = 8
 """Tables at a time: 4 for DC, then 4 for AC."""
 AC_SLOT = 4
 END, NONE = 128, 255
 """Steps of an entry: the block's end is added to those before it; no code."""
+CODE_END = 63
+"""Steps of a code that ends its block."""
 
 
 class HuffmanTables(NamedTuple):
@@ -40,6 +45,8 @@ class HuffmanTables(NamedTuple):
     """(8, 17): what to add to a code of each length to get the place of its symbol."""
     entries: NDArray[np.uint16]
     """(8 * 4096,): one code an entry for DC, as many as fit for AC."""
+    codes: NDArray[np.uint16]
+    """(8 * 1024,): 1024 x steps + 64 x extra bits + all bits of one code; 0 where the code is longer or there is none."""
     defined: NDArray[np.uint8]
     """(8,): whether this image defines a slot."""
 
@@ -51,6 +58,7 @@ def new_tables() -> HuffmanTables:
         np.zeros((SLOTS, 17), np.int64),
         np.zeros((SLOTS, 17), np.int64),
         np.zeros(SLOTS << BITS, np.uint16),
+        np.zeros(SLOTS << CODE_BITS, np.uint16),
         np.zeros(SLOTS, np.uint8),
     )
 
@@ -88,6 +96,8 @@ def _make_table(tables: HuffmanTables, slot: Int) -> int:
     entries = tables.entries[slot << BITS : (slot + 1) << BITS]
     single = np.empty_like(entries) if slot >= AC_SLOT else entries
     single[:] = NONE << 6
+    codes = tables.codes[slot << CODE_BITS : (slot + 1) << CODE_BITS]
+    codes[:] = 0
     code = place = 0
     for length in range(1, 17):
         tables.firsts[slot, length] = place - code
@@ -98,6 +108,9 @@ def _make_table(tables: HuffmanTables, slot: Int) -> int:
             if length <= BITS:
                 start = code << (BITS - length)
                 single[start : start + (1 << (BITS - length))] = _entry(symbol, length, slot >= AC_SLOT)
+            if length <= CODE_BITS:
+                start = code << (CODE_BITS - length)
+                codes[start : start + (1 << (CODE_BITS - length))] = code_entry(symbol, length, slot >= AC_SLOT)
             code += 1
             place += 1
         if counts[length - 1] > 0 and code >= 1 << length:  # all ones is no code
@@ -122,6 +135,16 @@ def _entry(symbol: Int, length: int, ac: bool | np.bool) -> Int:
 
 
 @njit(nogil=True, cache=True)
+def code_entry(symbol: Int, length: Int, ac: bool | np.bool) -> Int:
+    """Return the entry in `codes` of a symbol whose code has `length` bits; 0 for an AC symbol that T.81 has not."""
+    run, extra = (symbol >> 4, symbol & 15) if ac else (0, symbol)
+    if ac and extra == 0 and 0 < run < 15:
+        return 0
+    steps = CODE_END if ac and symbol == 0 else run + 1
+    return steps << 10 | extra << 6 | (length + extra)
+
+
+@njit(nogil=True, cache=True)
 def _merge(single: Entries, merged: Entries) -> None:
     """Let each entry step over all the codes that lie in its 12 bits."""
     mask = (1 << BITS) - 1
@@ -142,10 +165,19 @@ def _merge(single: Entries, merged: Entries) -> None:
 @njit(nogil=True, cache=True)
 def long_code(bits: np.uint64, tables: HuffmanTables, slot: np.uint64) -> np.uint64:
     """Return the entry of the one code at the top of `bits`, whatever its length; 0 if there is none."""
+    symbol, length = find_symbol(bits, tables, slot)
+    if length == 0:
+        return np.uint64(0)
+    entry = _entry(symbol, length, slot >= np.uint64(AC_SLOT))
+    return np.uint64(0 if entry >> 6 == NONE else entry)
+
+
+@njit(nogil=True, cache=True)
+def find_symbol(bits: np.uint64, tables: HuffmanTables, slot: np.uint64) -> tuple[Int, int]:
+    """Return the symbol of the code at the top of `bits`, and the code's length; 0 for the length if there is none."""
     peek = np.int64(bits >> np.uint64(48))
     for length in range(1, 17):
         if peek < tables.limits[slot, length]:
             place = (peek >> (16 - length)) + tables.firsts[slot, length]
-            entry = _entry(np.int64(tables.definitions[slot, 16 + place]), length, slot >= np.uint64(AC_SLOT))
-            return np.uint64(0 if entry >> 6 == NONE else entry)
-    return np.uint64(0)
+            return np.int64(tables.definitions[slot, 16 + place]), length
+    return np.int64(0), 0
