@@ -5,6 +5,15 @@ loops follow Pillow's arithmetic: it blends in float32 and cuts off the fraction
 bits, and blurs with three extended box blurs a direction (Gwosdek et al., "Theoretical foundations of
 Gaussian convolution by extended box filtering", SSVM 2011), rounding to 8 bits after each.
 augment_reference.py says what the operation means.
+
+What makes it fast: every inner loop becomes vector instructions, so its cost is that of its arithmetic.
+- The jitter unpacks a tile of pixels into three float32 planes that stay in the first-level cache, applies
+  operation after operation there, and packs it again: luminance needs the channels beside each other, and
+  the conversions are paid once. Contrast needs the mean of what was before it, so it begins a second sweep.
+- The blur runs over the whole padded view as one line, for which a step to the side and a step down are
+  only two distances. The box of three pixels (sigma below 1.41, two of three blurs) takes 16-bit arithmetic.
+- numba computes integers in 64 bits whatever they are; a cast of each intermediate result keeps lanes narrow.
+- LLVM knows the distance of a pixel's channels only where it is written as 3, not as the shape of an array.
 """
 
 from __future__ import annotations
@@ -16,12 +25,14 @@ from numpy.typing import NDArray
 from pipelines.colour_draws import ColourDraws
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
+TILE = 1024
+"""Pixels that the jitter takes at a time: three float32 planes of them are 12 kB."""
+RED, GREEN, BLUE = 19595, 38470, 7471
+"""Weights of the luminance, in units of 2^-16; so float32 sums of them are exact."""
 BOX_BLURS = 3
 """Pillow's number of box blurs that stand for one Gaussian."""
 ONE = 1 << 24
 """1 in the fixed point of the box blur's weights."""
-TILE = 1024
-WR, WG, WB = (np.float32(w / 65536) for w in (19595, 38470, 7471))
 
 
 def augment_into(views: NDArray[np.uint8], colour: ColourDraws, first: int = 0) -> None:
@@ -71,39 +82,54 @@ def box_weights(
 
 @njit(nogil=True, cache=True)
 def _jitter(samples, order, brightness, contrast, saturation, gray):  # type: ignore[no-untyped-def]
-    """Apply the three factors in order, then grayscale, to the samples (3 k,) of a view, uint8, in place."""
+    """Apply the three factors in order, then grayscale, to the samples (3 k,) uint8 of a view, in place."""
     turn = 0
     while order[turn] != CONTRAST:
         turn += 1
     if turn > 0:
-        _sweep(samples, order[:turn], brightness, contrast, saturation, False, 0)
-    mean = _mean_luminance(samples)  # which contrast is about
-    _sweep(samples, order[turn:], brightness, contrast, saturation, gray, mean)
+        _sweep(samples, order[:turn], 0, brightness, contrast, saturation, False)
+    _sweep(samples, order[turn:], _mean_luminance(samples), brightness, contrast, saturation, gray)
 
 
 @njit(nogil=True, cache=True)
-def _sweep(samples, operations, brightness, contrast, saturation, gray, mean):  # type: ignore[no-untyped-def]
-    """Apply the operations in order, one tile after the other, in place; `mean` is the view's luminance."""
-    tile = np.empty((3, TILE), np.float32)
+def _mean_luminance(samples):  # type: ignore[no-untyped-def]
+    """Return the mean luminance of samples (3 k,) uint8, a whole level, halves rounded up."""
+    total = np.int64(0)
     for start in range(0, samples.size, 3 * TILE):
-        part = samples[start : start + 3 * TILE]
-        n = part.size // 3
-        red, green, blue = tile[0, :n], tile[1, :n], tile[2, :n]
-        _unpack(part, red, green, blue)
+        tile = samples[start : start + 3 * TILE]
+        tile_total = np.int32(0)
+        for p in range(tile.size // 3):
+            weighted = RED * np.int32(tile[3 * p]) + GREEN * np.int32(tile[3 * p + 1])
+            weighted = np.int32(weighted + BLUE * np.int32(tile[3 * p + 2]) + 0x8000)
+            tile_total = np.int32(tile_total + (weighted >> np.int32(16)))
+        total += tile_total
+    return np.int64(total / (samples.size // 3) + 0.5)
+
+
+@njit(nogil=True, cache=True)
+def _sweep(samples, operations, mean, brightness, contrast, saturation, gray):  # type: ignore[no-untyped-def]
+    """Apply the operations in order, then grayscale, in place, tile by tile; contrast is about `mean`."""
+    planes = np.empty((3, min(TILE, samples.size // 3)), np.float32)
+    for start in range(0, samples.size, 3 * TILE):
+        tile = samples[start : start + 3 * TILE]
+        k = tile.size // 3
+        red, green, blue = planes[0, :k], planes[1, :k], planes[2, :k]
+        _unpack(tile, red, green, blue)
         for operation in operations:
             if operation == BRIGHTNESS:
-                _move(tile.reshape(-1), np.float32(0), brightness)
+                _scale(planes.reshape(-1), np.float32(0), brightness)
             elif operation == CONTRAST:
-                _move(tile.reshape(-1), np.float32(mean), contrast)
+                _scale(planes.reshape(-1), np.float32(mean), contrast)
             else:
                 _saturate(red, green, blue, saturation)
         if gray:
             _saturate(red, green, blue, np.float32(0))
-        _pack(red, green, blue, part)
+        _pack(red, green, blue, tile)
 
 
 @njit(nogil=True, cache=True)
 def _unpack(samples, red, green, blue):  # type: ignore[no-untyped-def]
+    """Part the channels of samples (3 k,) uint8 into float32 planes (k,)."""
     for p in range(red.size):
         red[p] = samples[3 * p]
         green[p] = samples[3 * p + 1]
@@ -112,6 +138,7 @@ def _unpack(samples, red, green, blue):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _pack(red, green, blue, samples):  # type: ignore[no-untyped-def]
+    """The inverse of `_unpack`; by way of int32, for which there is a vector instruction."""
     for p in range(red.size):
         samples[3 * p] = np.int32(red[p])
         samples[3 * p + 1] = np.int32(green[p])
@@ -120,90 +147,79 @@ def _pack(red, green, blue, samples):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _blend(origin, value, factor):  # type: ignore[no-untyped-def]
+    """Move from origin to value by the factor, in float32; clamp to [0, 255] and cut off the fraction."""
     moved = origin + factor * (value - origin)
     return np.floor(min(max(moved, np.float32(0)), np.float32(255)))
 
 
 @njit(nogil=True, cache=True)
-def _move(levels, origin, factor):  # type: ignore[no-untyped-def]
+def _scale(levels, origin, factor):  # type: ignore[no-untyped-def]
+    """Blend all levels float32 with one origin, in place."""
     for j in range(levels.size):
         levels[j] = _blend(origin, levels[j], factor)
 
 
 @njit(nogil=True, cache=True)
 def _saturate(red, green, blue, factor):  # type: ignore[no-untyped-def]
+    """Blend each pixel of float32 planes (k,) with its luminance, in place; the factor 0 is grayscale."""
     for p in range(red.size):
-        r, g, b = red[p], green[p], blue[p]
-        weighted = WR * r + WG * g + WB * b
-        luminance = np.floor(weighted + np.float32(0.5))
-        red[p] = _blend(luminance, r, factor)
-        green[p] = _blend(luminance, g, factor)
-        blue[p] = _blend(luminance, b, factor)
-
-
-@njit(nogil=True, cache=True)
-def _mean_luminance(samples):  # type: ignore[no-untyped-def]
-    total = np.int64(0)
-    for start in range(0, samples.size, 3 * TILE):
-        part = samples[start : start + 3 * TILE]
-        tile_total = np.int32(0)
-        for p in range(part.size // 3):
-            red = np.int32(np.int32(part[3 * p]) * np.int32(19595))
-            green = np.int32(np.int32(part[3 * p + 1]) * np.int32(38470))
-            blue = np.int32(np.int32(part[3 * p + 2]) * np.int32(7471))
-            weighted = np.int32(np.int32(np.int32(red + green) + blue) + np.int32(0x8000))
-            tile_total = np.int32(tile_total + np.int32(weighted >> np.int32(16)))
-        total += tile_total
-    return np.int64(total / (samples.size // 3) + 0.5)
+        weighted = np.float32(RED / 65536) * red[p] + np.float32(GREEN / 65536) * green[p]
+        luminance = np.floor(weighted + np.float32(BLUE / 65536) * blue[p] + np.float32(0.5))
+        red[p] = _blend(luminance, red[p], factor)
+        green[p] = _blend(luminance, green[p], factor)
+        blue[p] = _blend(luminance, blue[p], factor)
 
 
 @njit(nogil=True, cache=True)
 def _blur(view, radius, inner, outer):  # type: ignore[no-untyped-def]
-    height, width, _ = view.shape
+    """Blur a view (H, W, 3) uint8 in place along its rows, then its columns; the border is continued outwards."""
+    height, width, channels = view.shape
     reach = radius + 1
-    source = np.empty((height + 2 * reach, width + 2 * reach, 3), np.uint8)
-    result = np.empty_like(source)
-    pitch = 3 * (width + 2 * reach)
-    window = np.empty(TILE, np.uint16)
-    inside = slice(3 * reach, 3 * (reach + width))
+    source = np.empty((height + 2 * reach, width + 2 * reach, channels), np.uint8)
+    blurred = np.empty_like(source)
+    pitch = source[0].size
+    margin = channels * reach
     rows = view.reshape(height, -1)
-    _copy_rows(rows, source.reshape(height + 2 * reach, pitch)[reach : reach + height, inside])
-    three = radius == 0 and _fits_16_bits(outer)
+    _copy(rows, source.reshape(-1, pitch)[reach : reach + height, margin : pitch - margin])
+    narrow = radius == 0 and _fits_16_bits(outer)
     for turn in range(2 * BOX_BLURS):
-        step = 3 if turn < BOX_BLURS else pitch
         if turn < BOX_BLURS:
-            _extend_columns(source, reach)
+            step = channels
+            _continue_rows(source, reach)
         else:
-            _extend_rows(source, reach)
-        if three:
-            _box_of_3(source.reshape(-1), step, outer, result.reshape(-1))
+            step = pitch
+            _continue_columns(source.reshape(-1, pitch), reach)
+        if narrow:
+            _box_of_three(source.reshape(-1), step, outer, blurred.reshape(-1))
         else:
-            _box(source.reshape(-1), step, radius, inner, outer, result.reshape(-1), window)
-        source, result = result, source
-    _copy_rows(source.reshape(height + 2 * reach, pitch)[reach : reach + height, inside], rows)
+            _box(source.reshape(-1), step, radius, inner, outer, blurred.reshape(-1))
+        source, blurred = blurred, source
+    _copy(source.reshape(-1, pitch)[reach : reach + height, margin : pitch - margin], rows)
 
 
 @njit(nogil=True, cache=True)
-def _copy_rows(view, out):  # type: ignore[no-untyped-def]
-    for y in range(len(view)):
-        for j in range(view.shape[1]):
-            out[y, j] = view[y, j]
+def _copy(rows, out):  # type: ignore[no-untyped-def]
+    """Copy rows of bytes; a loop, for numba's slice assignment takes several times as long."""
+    for y in range(len(rows)):
+        for j in range(rows.shape[1]):
+            out[y, j] = rows[y, j]
 
 
 @njit(nogil=True, cache=True)
-def _extend_columns(image, reach):  # type: ignore[no-untyped-def]
+def _continue_rows(image, reach):  # type: ignore[no-untyped-def]
+    """Repeat the first and the last pixel of each row in the `reach` columns of padding beside it."""
     last = image.shape[1] - 1 - reach
     for y in range(reach, len(image) - reach):
         for x in range(reach):
-            for c in range(3):
+            for c in range(image.shape[2]):
                 image[y, x, c] = image[y, reach, c]
                 image[y, last + 1 + x, c] = image[y, last, c]
 
 
 @njit(nogil=True, cache=True)
-def _extend_rows(image, reach):  # type: ignore[no-untyped-def]
-    last = len(image) - 1 - reach
-    rows = image.reshape(len(image), -1)
+def _continue_columns(rows, reach):  # type: ignore[no-untyped-def]
+    """Repeat the first and the last row in the `reach` rows of padding beyond it."""
+    last = len(rows) - 1 - reach
     for y in range(reach):
         for j in range(rows.shape[1]):
             rows[y, j] = rows[reach, j]
@@ -212,50 +228,64 @@ def _extend_rows(image, reach):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _fits_16_bits(outer):  # type: ignore[no-untyped-def]
-    for d in range(-510, 511):
-        if (np.int64(outer) * d + ONE // 2) % ONE < 255:
+    """Whether `_box_of_three` is exact for the weight of the two outer pixels; of few sigmas it is not.
+
+    It takes the weights' sum for 1, which may be 2^-24 less: the blurred pixel then lies too high by up to
+    255 x 2^-24, and that must not lift it to the next level.
+    """
+    for bend in range(-510, 511):
+        if (np.int64(outer) * bend + ONE // 2) % ONE < 255:
             return False
     return True
 
 
 @njit(nogil=True, cache=True)
-def _box_of_3(source, step, outer, out):  # type: ignore[no-untyped-def]
+def _box_of_three(source, step, outer, out):  # type: ignore[no-untyped-def]
+    """One box blur of radius 0, as `_box`; the weights sum to 1, so outer (before + after - 2 centre) is added.
+
+    All in units of 2^-8, modulo 2^16, in which the result fits.
+    """
     low = np.int16(np.uint16(outer & np.uint32(0xFFFF)))
     high = np.int16((np.int64(outer) - low) >> 16)
-    n = source.size - 2 * step
-    before, centre, after, middle = source[:n], source[step:], source[2 * step :], out[step:]
-    for j in range(n):
-        ends = np.int16(np.int16(before[j]) + np.int16(after[j]))
-        d = np.int16(ends - np.int16(np.int16(2) * np.int16(centre[j])))
-        fraction = np.uint16(np.int32(np.int32(d) * np.int32(low)) >> np.int32(16))
-        whole = np.uint16(np.int16(d * high) + np.int16(np.int16(centre[j]) * np.int16(256)))
-        middle[j] = np.uint16(np.uint16(whole + fraction) + np.uint16(128)) >> np.uint16(8)
+    count = source.size - 2 * step
+    before, centre, after, middle = source[:count], source[step:], source[2 * step :], out[step:]
+    for j in range(count):
+        bend = np.int16(np.int16(np.int16(before[j]) + np.int16(after[j])) - np.int16(2 * np.int16(centre[j])))
+        fraction = np.int16(np.int32(np.int32(bend) * np.int32(low)) >> np.int32(16))
+        whole = np.int16(np.int16(256 * np.int16(centre[j])) + np.int16(bend * high))
+        middle[j] = np.uint16(whole + fraction + 128) >> np.uint16(8)
 
 
 @njit(nogil=True, cache=True)
-def _box(source, step, radius, inner, outer, out, window):  # type: ignore[no-untyped-def]
+def _box(source, step, radius, inner, outer, out):  # type: ignore[no-untyped-def]
+    """One box blur of a line of bytes along every `step`-th of them, rounded; the first and last few are left out."""
     reach = (radius + 1) * step
-    for start in range(0, source.size - 2 * reach, TILE):
-        n = min(TILE, source.size - 2 * reach - start)
-        at = source[start : start + n + 2 * reach]
-        _sum_window(at, step, radius, window[:n])
-        _weigh(window[:n], at, at[2 * reach :], inner, outer, out[reach + start :])
+    window = np.empty(4 * TILE, np.uint16)
+    for start in range(reach, source.size - reach, window.size):
+        sums = window[: min(window.size, source.size - reach - start)]
+        _copy_into(source[start:], sums)
+        for shift in range(step, reach, step):
+            _add(source[start - shift :], source[start + shift :], sums)
+        _weigh(sums, source[start - reach :], source[start + reach :], inner, outer, out[start:])
 
 
 @njit(nogil=True, cache=True)
-def _sum_window(source, step, radius, window):  # type: ignore[no-untyped-def]
-    centre = source[(radius + 1) * step :]
-    for j in range(window.size):
-        window[j] = centre[j]
-    for distance in range(1, radius + 1):
-        before, after = source[(radius + 1 - distance) * step :], source[(radius + 1 + distance) * step :]
-        for j in range(window.size):
-            window[j] += np.uint16(np.uint16(before[j]) + np.uint16(after[j]))
+def _copy_into(samples, sums):  # type: ignore[no-untyped-def]
+    for j in range(sums.size):
+        sums[j] = samples[j]
 
 
 @njit(nogil=True, cache=True)
-def _weigh(window, before, after, inner, outer, out):  # type: ignore[no-untyped-def]
-    for j in range(window.size):
-        ends = np.uint32(np.uint32(before[j]) + np.uint32(after[j]))
-        weighted = np.uint32(np.uint32(np.uint32(window[j]) * inner) + np.uint32(ends * outer))
-        out[j] = np.uint32(weighted + np.uint32(ONE // 2)) >> np.uint32(24)
+def _add(before, after, sums):  # type: ignore[no-untyped-def]
+    """Add two lines of bytes to the sums over a window, uint16."""
+    for j in range(sums.size):
+        sums[j] += np.uint16(before[j]) + np.uint16(after[j])
+
+
+@njit(nogil=True, cache=True)
+def _weigh(sums, before, after, inner, outer, out):  # type: ignore[no-untyped-def]
+    """One box blur of one line, from the sums over the window and the two pixels beyond it; rounded."""
+    half = np.uint32(ONE // 2)
+    for j in range(sums.size):
+        ends = np.uint32(before[j]) + np.uint32(after[j])
+        out[j] = np.uint32(sums[j] * inner + ends * outer + half) >> np.uint32(24)
