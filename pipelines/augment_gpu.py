@@ -21,7 +21,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pipelines.augment_cpu import BOX_BLURS, CONTRAST, SATURATION, box_weights
+from pipelines.augment_cpu import CONTRAST, SATURATION
+from pipelines.blur_cpu import BOX_BLURS, box_weights
 from pipelines.colour_draws import ColourDraws
 from pipelines.mix_kernel import WARPS, WORDS, chunks_of_image, place_of_program, require_gpu
 
@@ -45,7 +46,7 @@ class ColourParameters:
     blurred: torch.Tensor
     """(k,) int32: which views are blurred."""
     boxes: torch.Tensor
-    """(k, 3) int32: of each of them inner weight, outer weight and radius, as in `augment_cpu.box_weights`."""
+    """(k, 3) int32: of each of them inner weight, outer weight and radius, as in `blur_cpu.box_weights`."""
 
 
 def colour_parameters(colours: Sequence[ColourDraws], device: torch.device) -> ColourParameters:
