@@ -88,12 +88,12 @@ def _copy(samples, out):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _continue_rows(rows, reach):  # type: ignore[no-untyped-def]
     """Repeat the first and the last RGB pixel of each row in the `reach` pixels of padding beside it."""
-    margin = 3 * reach
-    end = rows.shape[1] - margin
+    end = rows.shape[1] - 3 * reach
     for y in range(reach, len(rows) - reach):
-        for j in range(margin):
-            rows[y, j] = rows[y, margin + j % 3]
-            rows[y, end + j] = rows[y, end - 3 + j % 3]
+        row = rows[y]
+        for j in range(3 * reach):
+            row[3 * reach - 1 - j] = row[3 * reach + 2 - j]
+            row[end + j] = row[end + j - 3]
 
 
 @njit(nogil=True, cache=True)
