@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipelines.int32 import add, multiply, shift_right, subtract
 from pipelines.jpeg_huffman import Int
 
 Samples = NDArray[np.uint8]
@@ -47,41 +48,45 @@ def fill_pixels(part: Part, y0: Int, x0: Int, out: Samples) -> None:
 
     The part holds them and, unless the image ends there, one more chroma sample on each side.
     """
+    width = out.shape[1]
     first = x0 // part.across
-    count = (x0 + out.shape[1] - 1) // part.across + 1 - first
-    blue, red = np.empty(count + 2, np.int32), np.empty(count + 2, np.int32)
-    wide_blue, wide_red = np.empty(2 * count, np.int32), np.empty(2 * count, np.int32)
+    count = (x0 + width - 1) // part.across + 1 - first
+    lines, wide = np.empty((2, count + 2), np.int32), np.empty((2, 2 * count), np.int32)
+    skipped, start = x0 - part.across * first, x0 - part.across * part.left
     for y in range(y0, y0 + out.shape[0]):
-        near = y // part.down
-        far = min(max(near - 1 + 2 * (y % 2), 0), part.chroma_height - 1) if part.down == 2 else near
-        rows = (near - part.top, far - part.top)
-        _sum_rows(part.blue, rows, first, part, blue)
-        _sum_rows(part.red, rows, first, part, red)
+        luma = part.luma[y - part.down * part.top, start : start + width]
+        _sum_rows(part.blue, part, y, first, lines[0])
+        _sum_rows(part.red, part, y, first, lines[1])
         if part.across == 2:
-            _double(blue, part.down, wide_blue)
-            _double(red, part.down, wide_red)
-            skipped = x0 - 2 * first
-            _convert(part, y, x0, wide_blue[skipped:], wide_red[skipped:], out[y - y0])
+            _double(lines[0], part.down, wide[0])
+            _double(lines[1], part.down, wide[1])
+            _convert(luma, wide[0, skipped:], wide[1, skipped:], out[y - y0].reshape(-1))
         else:
-            _convert(part, y, x0, blue[1:], red[1:], out[y - y0])
+            _convert(luma, lines[0, 1:], lines[1, 1:], out[y - y0].reshape(-1))
 
 
 @njit(nogil=True, cache=True)
-def _sum_rows(samples: Samples, rows: tuple[Int, Int], first: Int, part: Part, out: Line) -> None:
-    """Fill `out` with 3 x near + far (where rows are halved; else the near row), from one column before `first` on."""
-    near, far = rows
-    start, count = first - part.left, len(out) - 2
-    three = np.int32(3 if part.down == 2 else 1)
-    other = np.int32(1 if part.down == 2 else 0)
-    for j in range(count):
-        value = three * np.int32(samples[near, start + j]) + other * np.int32(samples[far, start + j])
-        out[j + 1] = np.int32(value)
-    before, after = start - 1, start + count
-    out[0], out[count + 1] = out[1], out[count]
-    if first > 0:
-        out[0] = three * np.int32(samples[near, before]) + other * np.int32(samples[far, before])
-    if first + count < part.chroma_width:
-        out[count + 1] = three * np.int32(samples[near, after]) + other * np.int32(samples[far, after])
+def _sum_rows(samples: Samples, part: Part, y: Int, first: Int, out: Line) -> None:
+    """Fill `out` with chroma for row y, from one column before `first` on: 3 x near + far row where rows are halved."""
+    near = far = y // part.down
+    if part.down == 2:
+        far = min(max(near - 1 + 2 * (y % 2), 0), part.chroma_height - 1)
+    count = len(out) - 2
+    before = 1 if part.across == 2 and first > 0 else 0
+    after = 1 if part.across == 2 and first + count < part.chroma_width else 0
+    start, stop = first - part.left - before, first - part.left + count + after
+    near_row, far_row = samples[near - part.top, start:stop], samples[far - part.top, start:stop]
+    inner = out[1 - before : 1 + count + after]
+    if part.down == 2:
+        for j in range(len(inner)):
+            inner[j] = add(multiply(np.int32(near_row[j]), np.int32(3)), np.int32(far_row[j]))
+    else:
+        for j in range(len(inner)):
+            inner[j] = near_row[j]
+    if before == 0:
+        out[0] = out[1]
+    if after == 0:
+        out[count + 1] = out[count]
 
 
 @njit(nogil=True, cache=True)
@@ -90,27 +95,23 @@ def _double(line: Line, down: Int, out: Line) -> None:
     shift = np.int32(2 * down)
     left_bias, right_bias = (np.int32(8), np.int32(7)) if down == 2 else (np.int32(1), np.int32(2))
     for j in range(len(line) - 2):
-        three = np.int32(np.int32(3) * line[j + 1])
-        out[2 * j] = np.int32(three + line[j] + left_bias) >> shift
-        out[2 * j + 1] = np.int32(three + line[j + 2] + right_bias) >> shift
+        three = multiply(line[j + 1], np.int32(3))
+        out[2 * j] = shift_right(add(add(three, line[j]), left_bias), shift)
+        out[2 * j + 1] = shift_right(add(add(three, line[j + 2]), right_bias), shift)
 
 
 @njit(nogil=True, cache=True)
-def _convert(part: Part, y: Int, x0: Int, blue: Line, red: Line, out: Samples) -> None:
-    """Convert one row of YCbCr to RGB."""
-    row, start = y - part.top * part.down, x0 - part.left * part.across
+def _convert(luma: Samples, blue: Line, red: Line, out: Samples) -> None:
+    """Convert a row of YCbCr to RGB; `out` is (3 n,)."""
     half, middle, shift = np.int32(1 << 15), np.int32(128), np.int32(16)
-    for x in range(len(out)):
-        level = np.int32(part.luma[row, start + x])
-        cb, cr = np.int32(blue[x] - middle), np.int32(red[x] - middle)
-        more_red = np.int32(np.int32(91881) * cr + half) >> shift  # 1.402
-        less_green = np.int32(half - np.int32(22554) * cb - np.int32(46802) * cr) >> shift  # 0.34414, 0.71414
-        more_blue = np.int32(np.int32(116130) * cb + half) >> shift  # 1.772
-        out[x, 0] = _clamp(np.int32(level + more_red))
-        out[x, 1] = _clamp(np.int32(level + less_green))
-        out[x, 2] = _clamp(np.int32(level + more_blue))
+    for x in range(len(luma)):
+        level, cb, cr = np.int32(luma[x]), subtract(blue[x], middle), subtract(red[x], middle)
+        green = add(multiply(cb, np.int32(-22554)), multiply(cr, np.int32(-46802)))  # 0.34414, 0.71414
+        out[3 * x] = _sum(level, shift_right(add(multiply(cr, np.int32(91881)), half), shift))  # 1.402
+        out[3 * x + 1] = _sum(level, shift_right(add(green, half), shift))
+        out[3 * x + 2] = _sum(level, shift_right(add(multiply(cb, np.int32(116130)), half), shift))  # 1.772
 
 
 @njit(nogil=True, cache=True)
-def _clamp(value: np.int32) -> np.uint8:
-    return np.uint8(min(max(value, np.int32(0)), np.int32(255)))
+def _sum(level: np.int32, difference: np.int32) -> np.uint8:
+    return np.uint8(min(max(add(level, difference), np.int32(0)), np.int32(255)))

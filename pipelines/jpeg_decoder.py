@@ -105,28 +105,32 @@ def _decode(data, size, corner, tables, memory, out):  # type: ignore[no-untyped
     length, marker = copy_coded_data(data, header.data, memory.coded)
     if marker != len(data) - 2 or data[marker + 1] != 0xD9:
         return False
-    across, down = header.across, header.down
-    top, bottom = _units(corner[0], out.shape[0], size[0], down)
-    left, right = _units(corner[1], out.shape[1], size[1], across)
-    rows = (top, bottom)
-    columns = (left, right)
+    rows = _units(corner[0], out.shape[0], size[0], header.down)
+    columns = _units(corner[1], out.shape[1], size[1], header.across)
     if not _decode_units(data, header, length, rows, columns, tables, memory):
         return False
-    luma_stride, chroma_stride = _groups((right - left) * across) * 8 * LANES, _groups(right - left) * 8 * LANES
-    height = (bottom - top) * 8
+    _fill(header, rows, columns, corner, memory, out)
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _fill(header, rows, columns, corner, memory, out):  # type: ignore[no-untyped-def]
+    """Convert the samples of the given rows and columns of MCUs to the pixels of `out`."""
+    across, down = header.across, header.down
+    height, units = 8 * (rows[1] - rows[0]), columns[1] - columns[0]
+    luma_stride, chroma_stride = _groups(units * across) * 8 * LANES, _groups(units) * 8 * LANES
     part = Part(
         _samples(memory.luma, height * down, luma_stride),
         _samples(memory.blue, height, chroma_stride),
         _samples(memory.red, height, chroma_stride),
-        top * 8,
-        left * 8,
-        -(-size[0] // down),
-        -(-size[1] // across),
+        8 * rows[0],
+        8 * columns[0],
+        -(-header.height // down),
+        -(-header.width // across),
         down,
         across,
     )
     fill_pixels(part, corner[0], corner[1], out)
-    return True
 
 
 @njit(nogil=True, cache=True)
