@@ -1,6 +1,7 @@
 """`decode` on the CPU, fast: each JPEG decoded once, then one vectorised resize a view, on plain threads.
 
-TurboJPEG gives Pillow's pixels exactly, and only the rows that a view shows are decoded (turbojpeg.py). PyTorch's
+Of a JPEG only the box is decoded that holds all its views (jpeg_decoder.py), or by TurboJPEG (turbojpeg.py) if it is
+of a rarer kind; either way the pixels are Pillow's exactly. PyTorch's
 antialiased `interpolate` is Pillow's bilinear within one level, and stays in uint8 and in vector registers as long as
 it is given a true channels-last image. decode_reference.py says what the operation means.
 
@@ -12,6 +13,7 @@ converter's task.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,10 +24,22 @@ from PIL import Image
 
 from pipelines.decode_reference import check_box
 from pipelines.thread_pool import ThreadPool
-from pipelines.turbojpeg import frame_size, thread_decoder
+from pipelines.jpeg_decoder import Box, BoxDecoder
+from pipelines.turbojpeg import JpegDecoder, frame_size
 
 IMAGES_PER_TASK = 4
 """Few enough to end together on many threads, many enough that handing over a task does not count."""
+
+
+class _Decoders(threading.local):
+    """The decoders of the calling thread, which live as long as the thread."""
+
+    def __init__(self) -> None:
+        self.boxes = BoxDecoder()
+        self.rows = JpegDecoder()
+
+
+_decoders = _Decoders()
 
 
 class DecodeError(Exception):
@@ -94,11 +108,17 @@ def decode_into(
             height, width = sample.shape[:2] if sample.ndim == 3 else _size(sample, first + i)
             for box in boxes[i].tolist():
                 check_box(box, height, width, first + i, crop_first)
-            rows = int(boxes[i, :, 2].max()) if crop_first else height
-            image = _decode_image(sample, height, width, rows, first + i)
-            for v, box in enumerate(boxes[i].tolist()):
+            shown = _around(boxes[i]) if crop_first else (0, 0, height, width)
+            image = _decode_image(sample, height, width, shown, first + i)
+            for v, box in enumerate((boxes[i] - (shown[:2] * 2)).tolist()):
                 view = _crop(image, box, size) if crop_first else _crop_with_surroundings(image, box, size)
                 target[v, i].copy_(view.flip(1) if flips[i, v] else view)
+
+
+def _around(boxes: NDArray[np.float64]) -> Box:
+    """Return the smallest box that holds boxes (V, 4) of whole pixels."""
+    (y0, x0), (y1, x1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    return int(y0), int(x0), int(y1), int(x1)
 
 
 def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
@@ -111,15 +131,19 @@ def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
 
 
 def _decode_image(
-    sample: NDArray[np.uint8], height: int, width: int, rows: int, position: int
+    sample: NDArray[np.uint8], height: int, width: int, box: Box, position: int
 ) -> torch.Tensor:
-    """Return at least the first `rows` of a sample, (rows, width, 3) uint8, valid until the next call."""
+    """Return the pixels of a box of a sample, (h, w, 3) uint8, valid until the next call."""
+    y0, x0, y1, x1 = box
     if sample.ndim == 3:
-        return torch.from_numpy(np.array(sample))  # PyTorch takes no read-only memory without a warning
-    try:
-        return torch.from_numpy(thread_decoder().decode(sample, height, width, rows))
-    except ValueError as error:
-        raise DecodeError(position, f"not a readable JPEG ({error})") from error
+        return torch.from_numpy(np.array(sample[y0:y1, x0:x1]))  # PyTorch takes no read-only memory without a warning
+    pixels = _decoders.boxes.decode(sample, height, width, box)
+    if pixels is None:
+        try:
+            pixels = _decoders.rows.decode(sample, height, width, y1)[y0:y1, x0:x1]
+        except ValueError as error:
+            raise DecodeError(position, f"not a readable JPEG ({error})") from error
+    return torch.from_numpy(pixels)
 
 
 def _crop(image: torch.Tensor, box: Sequence[float], size: int) -> torch.Tensor:
