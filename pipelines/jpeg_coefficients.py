@@ -38,8 +38,9 @@ _FULL, _ALMOST = np.uint64(56), np.uint64(63)
 _LOW, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 _diagonals = sorted(np.ndindex(8, 8), key=lambda at: (sum(at), at[0] if sum(at) % 2 else at[1]))
-NATURAL = np.array([8 * row + column for row, column in _diagonals], np.uint64)
-"""(64,): where the k-th coefficient in zigzag order stands among the rows of its block."""
+NATURAL = np.array([8 * row + column for row, column in _diagonals] + 64 * [63], np.uint64)
+"""(128,): where the k-th coefficient in zigzag order stands among the rows of its block; beyond the last, the last."""
+_PLACES = NATURAL * np.uint64(LANES)
 
 
 @njit(nogil=True, cache=True)
@@ -111,14 +112,19 @@ def skip_blocks(
             position += (_ALMOST - count) >> _3
             count |= _FULL
             entry = np.uint64(entries[ac + (bits >> _TOP)])
-            following = k + (entry >> _STEPS)
-            if following > _BLOCK and not _ENDED < following < _ENDED + _BLOCK:  # one code only
-                entry = long_code(bits, tables, slots[block, 2])
-                following = k + (entry >> _STEPS)
-                if entry == _0 or (following > _BLOCK and not _ENDED < following < _ENDED + _BLOCK):
+            taken = entry & _LENGTH
+            second = np.uint64(entries[ac + ((bits << taken) >> _TOP)])
+            middle = k + (entry >> _STEPS)
+            after = middle + (second >> _STEPS)
+            if after >= _BLOCK and middle >= _BLOCK:
+                after, second = middle, _0
+            if after > _BLOCK and not _ENDED < after < _ENDED + _BLOCK:  # one code only
+                second, entry = _0, long_code(bits, tables, slots[block, 2])
+                taken, after = entry & _LENGTH, k + (entry >> _STEPS)
+                if entry == _0 or (after > _BLOCK and not _ENDED < after < _ENDED + _BLOCK):
                     return False, state
-            taken, k = entry & _LENGTH, following
-            bits, count = bits << taken, count - taken
+            taken += second & _LENGTH
+            bits, count, k = bits << taken, count - taken, after
         block = block + 1 if block + 1 < len(slots) else 0
     return True, (position, bits, count)
 
@@ -141,7 +147,7 @@ def decode_blocks(
         coefficients: (m,) int16, zeros; those after it are at distances of `LANES`, in the order of rows (`NATURAL`).
     """
     position, bits, count = state
-    codes, natural = tables.codes, NATURAL
+    codes, places_of = tables.codes, _PLACES
     end = np.uint64(length) + _8
     block = 0
     for place in places:
@@ -172,8 +178,8 @@ def decode_blocks(
                     return False, state
             taken, extra = entry & _LENGTH, (entry >> _SIX) & _EXTRA
             k += entry >> _TEN
-            if k <= _LAST:  # what ends a block has the value 0, and the last coefficient is 0 then
-                coefficients[place + natural[k] * np.uint64(LANES)] = _value(bits << (taken - extra), extra)
+            # what ends a block has the value 0, and the last coefficient is 0 then
+            coefficients[place + places_of[k]] = _value(bits << (taken - extra), extra)
             bits, count = bits << taken, count - taken
             if k >= _LAST:
                 break
@@ -182,8 +188,7 @@ def decode_blocks(
                 continue
             taken, extra = entry & _LENGTH, (entry >> _SIX) & _EXTRA
             k += entry >> _TEN
-            if k <= _LAST:
-                coefficients[place + natural[k] * np.uint64(LANES)] = _value(bits << (taken - extra), extra)
+            coefficients[place + places_of[k]] = _value(bits << (taken - extra), extra)
             bits, count = bits << taken, count - taken
         if k > _LAST and entry >> _TEN != _CODE_END:
             return False, state
