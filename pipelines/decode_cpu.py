@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -106,19 +107,23 @@ def decode_into(
     with torch.inference_mode():
         for i, sample in enumerate(samples):
             height, width = sample.shape[:2] if sample.ndim == 3 else _size(sample, first + i)
-            for box in boxes[i].tolist():
+            views: list[list[float]] = boxes[i].tolist()
+            for box in views:
                 check_box(box, height, width, first + i, crop_first)
-            shown = _around(boxes[i]) if crop_first else (0, 0, height, width)
+            shown = _around(views) if crop_first else (0, 0, height, width)
             image = _decode_image(sample, height, width, shown, first + i)
-            for v, box in enumerate((boxes[i] - (shown[:2] * 2)).tolist()):
-                view = _crop(image, box, size) if crop_first else _crop_with_surroundings(image, box, size)
-                target[v, i].copy_(view.flip(1) if flips[i, v] else view)
+            for v, box in enumerate(views):
+                view = _crop(image, box, shown, size) if crop_first else _crop_with_surroundings(image, box, size)
+                if flips[i, v]:
+                    _mirror(view.numpy(), out[v, i])
+                else:
+                    target[v, i].copy_(view)
 
 
-def _around(boxes: NDArray[np.float64]) -> Box:
-    """Return the smallest box that holds boxes (V, 4) of whole pixels."""
-    (y0, x0), (y1, x1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    return int(y0), int(x0), int(y1), int(x1)
+def _around(boxes: list[list[float]]) -> Box:
+    """Return the smallest box that holds boxes (y0, x0, y1, x1) of whole pixels."""
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return int(min(y0)), int(min(x0)), int(max(y1)), int(max(x1))
 
 
 def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
@@ -146,12 +151,13 @@ def _decode_image(
     return torch.from_numpy(pixels)
 
 
-def _crop(image: torch.Tensor, box: Sequence[float], size: int) -> torch.Tensor:
-    """Crop, then resize to (size, size, 3)."""
+def _crop(image: torch.Tensor, box: Sequence[float], shown: Box, size: int) -> torch.Tensor:
+    """Crop an image of which only the box `shown` is there, then resize to (size, size, 3)."""
     y0, x0, y1, x1 = (int(side) for side in box)
+    top, left, _, _ = shown
     # First the batch dimension, then the permutation: the other way round the strides are not those of a
     # channels-last tensor, and the resize would change the layout of its result, at 70 µs a view.
-    crop = image[y0:y1, x0:x1][None].permute(0, 3, 1, 2)
+    crop = image[y0 - top : y1 - top, x0 - left : x1 - left][None].permute(0, 3, 1, 2)
     view = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
     return view.permute(0, 2, 3, 1)[0]
 
@@ -162,3 +168,16 @@ def _crop_with_surroundings(image: torch.Tensor, box: Sequence[float], size: int
     whole = Image.fromarray(image.numpy())
     view = whole.resize((size, size), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
     return torch.from_numpy(np.array(view))
+
+
+@njit(nogil=True, cache=True)
+def _mirror(view: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Copy a view (h, w, 3) to `out` left-right mirrored; PyTorch's `flip` takes several times as long."""
+    last = np.uint64(3 * (view.shape[1] - 1))
+    for y in range(len(view)):
+        row, mirrored = view[y].reshape(-1), out[y].reshape(-1)
+        for x in range(np.uint64(view.shape[1])):
+            here = np.uint64(3) * x
+            there = last - here
+            for channel in range(np.uint64(3)):
+                mirrored[here + channel] = row[there + channel]
