@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.feed import Feed
 from benchmarks.measurement import OFFICIAL
+from pipelines.batch_memory import BatchMemory
 from pipelines.beton_reader import BetonFile
 from pipelines.images_cpu import CpuImages
 from pipelines.mixing_draws import MixSettings
@@ -48,7 +49,8 @@ def open_views(beton: BetonFile, threads: int, batch: int, augmentation: str) ->
     """Feed the uint8 views of both streams, (2, 2, N, 224, 224, 3) by stream and view, not mixed."""
     pool = ThreadPool(threads)
     loader = paired_loader(beton, pool, batch, augmentation)
-    batches = run_ahead(lambda step: start_views(loader, step), count(), PREFETCH)
+    memory = BatchMemory()
+    batches = run_ahead(lambda step: start_views(loader, memory, step), count(), PREFETCH)
     return _feed(batches, batch, pool)
 
 
@@ -58,13 +60,13 @@ def open_mixed(beton: BetonFile, threads: int, batch: int, augmentation: str) ->
     return _feed(iter(paired_loader(beton, pool, batch, augmentation).batches()), batch, pool)
 
 
-def start_views(loader: PairedLoader, step: int) -> Pending[NDArray[np.uint8]]:
+def start_views(loader: PairedLoader, memory: BatchMemory, step: int) -> Pending[NDArray[np.uint8]]:
     """Do what the loader does for a step, up to the views: the same draws, slices and threads."""
     how_a, how_b, _ = loader.draw_step(step)
     assert isinstance(loader.images, CpuImages)
     source, pool = loader.images.source, loader.images.pool
     size, n = loader.settings.view.size, loader.local_batch
-    out = np.empty((2, 2, n, size, size, 3), np.uint8)
+    out = memory.take((2, 2, n, size, size, 3), np.uint8)
 
     def fill(how: ViewDraws, rows: slice, part: NDArray[np.uint8]) -> None:
         source.training_views(how, rows, part)

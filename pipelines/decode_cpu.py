@@ -113,7 +113,11 @@ def decode_into(
             shown = _around(views) if crop_first else (0, 0, height, width)
             image = _decode_image(sample, height, width, shown, first + i)
             for v, box in enumerate(views):
-                view = _crop(image, box, shown, size) if crop_first else _crop_with_surroundings(image, box, size)
+                view = (
+                    _crop(image, box, shown, size)
+                    if crop_first
+                    else _crop_with_surroundings(image, box, size)
+                )
                 if flips[i, v]:
                     _mirror(view.numpy(), out[v, i])
                 else:
@@ -141,7 +145,9 @@ def _decode_image(
     """Return the pixels of a box of a sample, (h, w, 3) uint8, valid until the next call."""
     y0, x0, y1, x1 = box
     if sample.ndim == 3:
-        return torch.from_numpy(np.array(sample[y0:y1, x0:x1]))  # PyTorch takes no read-only memory without a warning
+        return torch.from_numpy(
+            np.array(sample[y0:y1, x0:x1])
+        )  # PyTorch takes no read-only memory without a warning
     pixels = _decoders.boxes.decode(sample, height, width, box)
     if pixels is None:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.batch_memory import BatchMemory
 from pipelines.mix_cpu import mix_into, normalise_into
 from pipelines.mixing_draws import MixDraws
 from pipelines.run_ahead import Pending
@@ -30,6 +31,7 @@ class CpuImages:
         self.source = source
         self.view = view
         self.pool = pool
+        self.memory = BatchMemory()
 
     def pairs(self, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> Pending[torch.Tensor]:
         """As `ImageBackend.pairs`."""
@@ -74,8 +76,8 @@ class CpuImages:
     def _submit(self, fill: Fill, views: int, n: int, per_task: int) -> Pending[torch.Tensor]:
         """Give the pool the slices of a batch of n pairs or images."""
         size = self.view.size
-        memory = torch.empty((views, n, size, size, 3))
-        out = memory.numpy()
+        out = self.memory.take((views, n, size, size, 3), np.float32)
+        memory = torch.from_numpy(out)
         slices = [slice(start, min(start + per_task, n)) for start in range(0, n, per_task)]
         tasks = [self.pool.submit(fill, rows, out[:, rows]) for rows in slices]
         # memory that is dense in (image, y, x, channel) order is what PyTorch calls channels-last

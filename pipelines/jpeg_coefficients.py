@@ -18,7 +18,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipelines.jpeg_huffman import BITS, CODE_BITS, CODE_END, END, Bytes, HuffmanTables, Int, code_entry, find_symbol, long_code
+from pipelines.jpeg_huffman import (
+    BITS,
+    CODE_BITS,
+    CODE_END,
+    END,
+    Bytes,
+    HuffmanTables,
+    Int,
+    code_entry,
+    find_symbol,
+    long_code,
+)
 
 LANES = 16
 """Blocks of a group: coefficient k of block b of a group is at LANES x k + b."""
@@ -74,7 +85,13 @@ def copy_coded_data(data: Bytes, start: Int, out: Bytes) -> tuple[Int, Int]:
 
 @njit(nogil=True, cache=True)
 def skip_blocks(
-    coded: Bytes, length: Int, state: State, blocks: Int, slots: NDArray[np.uint64], sums: NDArray[np.int64], tables: HuffmanTables
+    coded: Bytes,
+    length: Int,
+    state: State,
+    blocks: Int,
+    slots: NDArray[np.uint64],
+    sums: NDArray[np.int64],
+    tables: HuffmanTables,
 ) -> tuple[bool, State]:
     """Step over whole MCUs, keeping the sums of their DC differences; False where a code is none.
 

@@ -189,7 +189,9 @@ def _decode_units(data, header, length, rows, columns, tables, memory):  # type:
             sound, state = skip_blocks(memory.coded, length, state, columns[0] * blocks, slots, sums, tables)
         if sound:
             coefficients[:] = 0
-            sound, state = decode_blocks(memory.coded, length, state, places, slots, sums, tables, coefficients)
+            sound, state = decode_blocks(
+                memory.coded, length, state, places, slots, sums, tables, coefficients
+            )
         if sound:
             after = (units - columns[1]) * blocks
             sound, state = skip_blocks(memory.coded, length, state, after, slots, sums, tables)
@@ -252,7 +254,11 @@ def _transform(coefficients, quantization, row, groups, memory):  # type: ignore
         stride = luma * 2 * LANES
         words = memory.luma[(row * down + y) * 8 * stride :]
         transform_groups(
-            coefficients[y * luma * GROUP : (y + 1) * luma * GROUP], quantization[0], memory.work, words, stride
+            coefficients[y * luma * GROUP : (y + 1) * luma * GROUP],
+            quantization[0],
+            memory.work,
+            words,
+            stride,
         )
     stride = chroma * 2 * LANES
     start = down * luma * GROUP
@@ -260,4 +266,6 @@ def _transform(coefficients, quantization, row, groups, memory):  # type: ignore
     transform_groups(
         coefficients[start:middle], quantization[1], memory.work, memory.blue[row * 8 * stride :], stride
     )
-    transform_groups(coefficients[middle:], quantization[2], memory.work, memory.red[row * 8 * stride :], stride)
+    transform_groups(
+        coefficients[middle:], quantization[2], memory.work, memory.red[row * 8 * stride :], stride
+    )

@@ -110,7 +110,9 @@ def _make_table(tables: HuffmanTables, slot: Int) -> int:
                 single[start : start + (1 << (BITS - length))] = _entry(symbol, length, slot >= AC_SLOT)
             if length <= CODE_BITS:
                 start = code << (CODE_BITS - length)
-                codes[start : start + (1 << (CODE_BITS - length))] = code_entry(symbol, length, slot >= AC_SLOT)
+                codes[start : start + (1 << (CODE_BITS - length))] = code_entry(
+                    symbol, length, slot >= AC_SLOT
+                )
             code += 1
             place += 1
         if counts[length - 1] > 0 and code >= 1 << length:  # all ones is no code

@@ -39,7 +39,11 @@ def transform_groups(
     for group in range(len(coefficients) // GROUP):
         first, left = group * GROUP, group * 2 * LANES
         for column in range(8):
-            _columns(coefficients[first + column * LANES : first + GROUP], quantization[column:], work[column * LANES :])
+            _columns(
+                coefficients[first + column * LANES : first + GROUP],
+                quantization[column:],
+                work[column * LANES :],
+            )
         for row in range(8):
             start = row * stride + left
             _rows(work[row * 8 * LANES : (row + 1) * 8 * LANES], words[start : start + 2 * LANES])

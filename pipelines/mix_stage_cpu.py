@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.augment_cpu import augment_into
+from pipelines.batch_memory import BatchMemory
 from pipelines.mix_cpu import mix_into, normalise_into
 from pipelines.mixing_draws import MixDraws
 from pipelines.thread_pool import ThreadPool
@@ -25,6 +26,7 @@ class CpuMixStage:
     def __init__(self, view: ViewSettings, pool: ThreadPool) -> None:
         self.view = view
         self.pool = pool
+        self.memory = BatchMemory()
 
     def mix(self, views: torch.Tensor, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> torch.Tensor:
         """As `MixStage.mix`."""
@@ -65,7 +67,7 @@ class CpuMixStage:
         return memory
 
     def _images(self, views: int, n: int) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """New images (V n, 3, S, S), channels-last, and the same memory as (V, n, S, S, 3)."""
+        """Images (V n, 3, S, S), channels-last, and the same memory as (V, n, S, S, 3)."""
         size = self.view.size
-        memory = torch.empty((views, n, size, size, 3))
-        return memory.view(views * n, size, size, 3).permute(0, 3, 1, 2), memory.numpy()
+        out = self.memory.take((views, n, size, size, 3), np.float32)
+        return torch.from_numpy(out).view(views * n, size, size, 3).permute(0, 3, 1, 2), out
