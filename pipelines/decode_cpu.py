@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.decode_reference import check_box
-from pipelines.thread_pool import ThreadPool
 from pipelines.jpeg_decoder import Box, BoxDecoder
+from pipelines.thread_pool import ThreadPool
 from pipelines.turbojpeg import JpegDecoder, frame_size
 
 IMAGES_PER_TASK = 4

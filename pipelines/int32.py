@@ -7,7 +7,7 @@ vector register's lanes are lost, or the loop is not vectorised at all. These wr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import types
@@ -26,8 +26,8 @@ def _operation(method: str) -> Callable[[np.int32, np.int32], np.int32]:
 
         return types.int32(types.int32, types.int32), generate
 
-    compiled: Callable[[np.int32, np.int32], np.int32] = intrinsic(build)
-    return compiled
+    compiled: Any = intrinsic(build)
+    return cast("Callable[[np.int32, np.int32], np.int32]", compiled)
 
 
 add = _operation("add")

@@ -91,7 +91,7 @@ def _sum_rows(samples: Samples, part: Part, y: Int, first: Int, out: Line) -> No
 
 @njit(nogil=True, cache=True)
 def _double(line: Line, down: Int, out: Line) -> None:
-    """Fill `out` (2 n,) with what lies a quarter to the left and to the right of each inner value of `line` (n + 2,)."""
+    """Fill `out` (2 n,) with what is a quarter left and a quarter right of each inner value of `line` (n + 2,)."""
     shift = np.int32(2 * down)
     left_bias, right_bias = (np.int32(8), np.int32(7)) if down == 2 else (np.int32(1), np.int32(2))
     for j in range(len(line) - 2):

@@ -6,7 +6,7 @@ of both need not be decoded: rows below are not looked at, and of blocks above a
 (jpeg_colours.py).
 
 It knows the common kind: baseline, YCbCr, chroma not halved, halved across, or halved both ways, one scan, no restart
-markers, every byte in its place. All else, damaged data above all, it leaves to TurboJPEG, and so to libjpeg's judgment.
+markers, every byte in its place. All else, damaged data above all, is left to TurboJPEG, and so to libjpeg's judgment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pipelines.jpeg_coefficients import (
     LANES,
     NATURAL,
     SPARE,
-    State,
     all_there,
     copy_coded_data,
     decode_blocks,
@@ -30,7 +29,7 @@ from pipelines.jpeg_coefficients import (
 )
 from pipelines.jpeg_colours import Part, fill_pixels
 from pipelines.jpeg_header import NO_ADOBE, Header, read_header
-from pipelines.jpeg_huffman import AC_SLOT, Bytes, HuffmanTables, Int, new_tables
+from pipelines.jpeg_huffman import Bytes, HuffmanTables, Int, new_tables
 from pipelines.jpeg_transform import transform_groups
 
 Box = tuple[int, int, int, int]

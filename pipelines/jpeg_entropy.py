@@ -38,7 +38,7 @@ _LOW, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 @njit(nogil=True, cache=True)
 def walk_scan(
-    data: Bytes, position: int, units: Int, interval: int, slots: NDArray[np.uint8], tables: HuffmanTables
+    data: Bytes, position: Int, units: Int, interval: Int, slots: NDArray[np.uint8], tables: HuffmanTables
 ) -> tuple[int, Int]:
     """Walk the scan whose data start at `position`; return what it is and where the marker after it is.
 

@@ -18,6 +18,9 @@ _EXIF = np.frombuffer(b"Exif", np.uint8)
 _ADOBE = np.frombuffer(b"Adobe", np.uint8)
 NO_ADOBE = -1
 
+Flag = bool | np.bool
+Three = tuple[Int, Int, Int]
+
 
 class Header(NamedTuple):
     """What stands before the data of a scan; all zeros where the JPEG is not of the common kind."""
@@ -32,16 +35,16 @@ class Header(NamedTuple):
     """Where the scan's coded data start."""
     interval: Int
     """MCUs between restart markers; 0 for none."""
-    slots: tuple[Int, Int, Int]
+    slots: Three
     """Of each component, 16 x its DC slot + its AC slot."""
-    quantization: tuple[Int, Int, Int]
+    quantization: Three
     """Of each component, where the 64 bytes of its table stand, in zigzag order; 0 for no such table of 8 bits."""
-    named: bool
+    named: Flag
     """Whether the components have the identifiers 1, 2, 3."""
-    jfif: bool
+    jfif: Flag
     adobe: Int
     """Adobe's colour transform, 1 for YCbCr; `NO_ADOBE` without that segment."""
-    exif: bool
+    exif: Flag
 
 
 @njit(nogil=True, cache=True)
@@ -49,10 +52,13 @@ def read_header(data: Bytes, tables: HuffmanTables) -> Header:
     """Read the header and define its Huffman tables."""
     tables.defined[:] = 0
     none = _nothing()
-    frame, interval, adobe = 0, 0, NO_ADOBE
-    jfif = exif = False
+    frame: Int = 0
+    interval: Int = 0
+    adobe: Int = NO_ADOBE
+    jfif: Flag = False
+    exif: Flag = False
     quantization = (0, 0, 0, 0)
-    position = 2
+    position: Int = 2
     while position + 4 <= len(data):
         code = data[position + 1]
         if data[position] == 0xFF and code == 0xFF:  # a fill byte
@@ -89,7 +95,8 @@ def read_header(data: Bytes, tables: HuffmanTables) -> Header:
 @njit(nogil=True, cache=True)
 def _header(data, frame, scan, interval, quantization, jfif, adobe, exif):  # type: ignore[no-untyped-def]
     """Put together what the segments say; a scan with other components than the frame is none of ours."""
-    slots, tables = (0, 0, 0), (0, 0, 0)
+    slots: Three = (0, 0, 0)
+    tables: Three = (0, 0, 0)
     usable = named = True
     for component in range(3):
         identifier, selector = data[frame + 6 + 3 * component], data[frame + 8 + 3 * component]

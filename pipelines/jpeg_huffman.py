@@ -1,9 +1,9 @@
 """The Huffman tables of a JPEG as look-ups (ITU-T T.81, annex C).
 
-There are two for each table. `entries` steps over several codes at once: what is looked up are the next 12 bits, and an
-entry says how many of them, and of those after them, whole codes with their extra bits take, and by how many coefficients
-they go on; the values of the coefficients are nobody's affair. `codes` is for those who want the values: one code an
-entry, and how many extra bits follow. Tables are kept from image to image, for most images of a set share theirs.
+There are two for each table. `entries` steps over several codes at once: what is looked up are the next 12 bits, and
+an entry says how many of them, and of those after them, whole codes with their extra bits take, and by how many
+coefficients they go on; the values of the coefficients are nobody's affair. `codes` is for those who want the values:
+one code an entry, and how many extra bits follow. Tables are kept from image to image, for most of a set share theirs.
 
 Compiled functions of jpeg_entropy.py, jpeg_coefficients.py and jpeg_walk.py have these inlined, and numba's cache looks
 at the time of their own file only: after a change here, touch those.
@@ -46,7 +46,7 @@ class HuffmanTables(NamedTuple):
     entries: NDArray[np.uint16]
     """(8 * 4096,): one code an entry for DC, as many as fit for AC."""
     codes: NDArray[np.uint16]
-    """(8 * 1024,): 1024 x steps + 64 x extra bits + all bits of one code; 0 where the code is longer or there is none."""
+    """(8 * 1024,): 1024 x steps + 64 x extra bits + all bits of one code; 0 where it is longer or there is none."""
     defined: NDArray[np.uint8]
     """(8,): whether this image defines a slot."""
 

@@ -27,7 +27,7 @@ def universal_size(data: bytes, *, codes: bool = True) -> tuple[int, int] | None
     early.
     """
     height, width = _walk(np.frombuffer(data, np.uint8), thread_tables(), codes)
-    return (height, width) if height > 0 else None
+    return (int(height), int(width)) if height > 0 else None
 
 
 def thread_tables() -> HuffmanTables:

@@ -12,7 +12,6 @@ A call lets go of the GIL.
 from __future__ import annotations
 
 import ctypes
-import threading
 from functools import cache
 
 import numpy as np
@@ -101,17 +100,6 @@ class JpegDecoder:
         reason: bytes = self._library.tjGetErrorStr2(self._handle)
         if not reason.startswith(WARNINGS):
             raise ValueError(reason.decode())
-
-
-_threads = threading.local()
-
-
-def thread_decoder() -> JpegDecoder:
-    """The decoder of the calling thread, which lives as long as the thread."""
-    if not hasattr(_threads, "decoder"):
-        _threads.decoder = JpegDecoder()
-    decoder: JpegDecoder = _threads.decoder
-    return decoder
 
 
 @njit(nogil=True, cache=True)

@@ -199,3 +199,12 @@ def test_an_impossible_box_is_reported_with_its_position_in_the_batch(
     boxes[7, 0] = (0, 0, 20.5, 20)
     with pytest.raises(ValueError, match=r"sample 7: .*crop_first=False"):
         decoder.decode(samples, boxes, no_flips, 16)
+
+
+def test_threads_do_not_share_a_decoders_memory(samples: list[Array]) -> None:
+    boxes = _random_boxes(samples, 2, seed=8)
+    flips = np.zeros(boxes.shape[:2], bool)
+    expected = decode(samples, boxes, flips, 20)
+    with ThreadPool(8) as pool:
+        for _ in range(20):
+            assert _difference(CpuDecoder(pool).decode(samples, boxes, flips, 20), expected) <= 1

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pipelines.turbojpeg import JpegDecoder, frame_size, thread_decoder
+from pipelines.turbojpeg import JpegDecoder, frame_size
 
 Array = NDArray[np.uint8]
 KINDS: list[dict[str, object]] = [
@@ -81,12 +80,3 @@ def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
     height, width = frame_size(np.frombuffer(data, np.uint8))
     assert 0 <= height < 65536
     assert 0 <= width < 65536
-
-
-def test_each_thread_has_one_decoder_of_its_own() -> None:
-    assert thread_decoder() is thread_decoder()
-    others: list[JpegDecoder] = []
-    thread = threading.Thread(target=lambda: others.append(thread_decoder()))
-    thread.start()
-    thread.join()
-    assert others[0] is not thread_decoder()
