@@ -55,7 +55,7 @@ class Finding:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("doctor", lambda: _run(arguments))
+    return run_command("fasttail-doctor", lambda: _run(arguments))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -212,7 +212,7 @@ def bottleneck(decode: float, disk: float | None, devices: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fasttail-doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--beton", type=Path, metavar="FILE", help="the set that is to be trained on")
     parser.add_argument("--json", action="store_true", help="print JSON")
