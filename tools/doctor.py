@@ -23,6 +23,7 @@ from benchmarks.photographs import made_photographs
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.memory import available_memory
 from pipelines.network_files import network_file_system
+from pipelines.staging import default_folder, staged_bytes
 from pipelines.thread_pool import available_cpus
 from pipelines.turbojpeg import LIBRARY
 from pipelines.user_error import UserError, run_command
@@ -80,6 +81,7 @@ def examine(beton: BetonFile | None, seconds: float) -> Iterator[Finding]:
     yield Finding("processor", f"{facts['cpu']}, {cores} cores for this process", values={"cores": cores})
     yield from gpu_findings(cores)
     yield memory_finding(beton, available_memory())
+    yield staged_finding([default_folder("local"), default_folder("ram")])
     yield from library_findings()
     disk = None
     if beton is not None:
@@ -150,6 +152,17 @@ def memory_finding(beton: BetonFile | None, available: int) -> Finding:
         "store smaller images (convert_datasets.py --short-side 256), or a machine with more memory",
         values,
     )
+
+
+def staged_finding(folders: list[Path]) -> Finding:
+    """What `data.stage` has left in its own folders."""
+    taken = {folder: size for folder in folders if (size := staged_bytes(folder))}
+    values = {"folders": {str(folder): size for folder, size in taken.items()}}
+    if not taken:
+        return Finding("staged copies", "none in the folders of data.stage", values=values)
+    said = ", ".join(f"{size / 1e9:.2f} GB in {folder}" for folder, size in taken.items())
+    names = " ".join(map(str, taken))
+    return Finding("staged copies", said, f"later runs use them; when you are done: rm -r {names}", values)
 
 
 def file_system_finding(beton: BetonFile) -> Finding:
