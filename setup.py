@@ -41,7 +41,9 @@ setup(
         "console_scripts": [
             "fasttail-bench=tools.benchmark:main",
             "fasttail-convert=tools.convert_datasets:main",
+            "fasttail-doctor=tools.doctor:main",
             "fasttail-evaluate=training.evaluate:main",
+            "fasttail-grid=tools.grid:main",
             "fasttail-train=training.train:main",
         ]
     },

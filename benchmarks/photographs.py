@@ -149,6 +149,9 @@ def long_tailed_labels(count: int, rng: np.random.Generator) -> np.ndarray:
     classes = min(CLASSES, count)
     shares = IMBALANCE ** -np.linspace(0, 1, classes)
     counts = np.maximum(1, np.floor(shares / shares.sum() * count)).astype(np.int64)
+    # one image at least for each class may be too many: the largest classes give theirs
+    while counts.sum() > count:
+        counts[np.flatnonzero(counts == counts.max())[-1]] -= 1
     counts[0] += count - counts.sum()
     return rng.permutation(np.repeat(np.arange(classes), counts))
 

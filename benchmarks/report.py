@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from benchmarks.measurement import Row, check_rows, row_of
 from benchmarks.results import Results, draw, read_json, table, write_json
 from pipelines.user_error import UserError
 
-STAGES = ("decode", "loader", "mix", "peers", "step", "cifar", "convert")
+STAGES = ("decode", "loader", "mix", "peers", "step", "cifar", "convert", "scaling")
 TESTS = "tests.xml"
 DRAWN = (
     "pairs_per_second",
@@ -63,8 +65,7 @@ def run(options: argparse.Namespace) -> None:
     if not stages:
         raise UserError(f"{options.folder}: holds none of {', '.join(f'{name}.json' for name in STAGES)}")
     check_one_machine(options.folder, stages)
-    rows = [row for content in stages.values() for row in content["rows"]]
-    rows = without_repeated(rows)
+    rows = joined_rows({name: content["rows"] for name, content in stages.items()})
     if (options.folder / TESTS).exists():
         rows = [*junit_rows(options.folder / TESTS), *rows]
     check_rows(rows)
@@ -96,9 +97,21 @@ def check_one_machine(folder: Path, stages: dict[str, dict[str, Any]]) -> None:
                 )
 
 
-def without_repeated(rows: Sequence[Row]) -> list[Row]:
-    """Leave out what two stages say alike, such as the size of the photographs."""
-    return list(dict.fromkeys(rows))
+def joined_rows(stages: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Leave out what two stages say alike; what they say differently gets the stage's name in front.
+
+    `convert` measures with more photographs than the others, say, so their sizes are `convert/photographs` and
+    `loader/photographs`.
+    """
+    said = dict.fromkeys(row for rows in stages.values() for row in rows)
+    times = Counter((row.name, row.metric) for row in said)
+    ambiguous = {name for (name, _), count in times.items() if count > 1}
+    named = [
+        replace(row, name=f"{stage}/{row.name}") if row.name in ambiguous else row
+        for stage, rows in stages.items()
+        for row in rows
+    ]
+    return list(dict.fromkeys(named))
 
 
 def junit_rows(path: Path) -> list[Row]:

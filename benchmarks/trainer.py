@@ -97,7 +97,8 @@ class BenchmarkTrainer:
         measure_cudnn_kernels(device)
         self.settings = settings
         self.device = device
-        config, group, ranks = settings.config(beton, "cpu"), ProcessGroup(0, 1, device), RankSlice(0, 1)
+        self.group = group = ProcessGroup(0, 1, device)
+        config, ranks = settings.config(beton, "cpu"), RankSlice(0, 1)
         objective = build_objective("glmc", torch.from_numpy(beton.counts).to(device), config.glmc)
         model = build_placed_model(config, beton.num_classes, group)
         contiguous = settings.layout == "contiguous"
@@ -138,7 +139,7 @@ class BenchmarkTrainer:
             batch = next(batches)
             waited += time.perf_counter() - before
             metrics.add(self.step(batch, self.alpha))
-        metrics.read()
+        metrics.read(self.group)
         self.wait()
         return Segment(steps, time.perf_counter() - start, waited)
 

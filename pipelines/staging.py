@@ -36,6 +36,9 @@ from pipelines.whole_file import partial_file, publish
 READERS = 8
 """Parts that are on their way at once: a network file system answers many questions side by side."""
 
+DIGITS = 16
+"""Of the manifest's digest, in the name of a copy's folder."""
+
 TMPFS = 0x01021994
 """`f_type` of statfs(2): files in memory."""
 
@@ -46,8 +49,7 @@ def stage_folder(kind: Literal["local", "ram"], chosen: str | None) -> Path:
     Raises:
         UserError: it cannot be made, or the default one belongs to another user.
     """
-    root = Path("/dev/shm") if kind == "ram" else Path(tempfile.gettempdir())
-    folder = Path(chosen) if chosen is not None else root / f"fasttail-{os.getuid()}"
+    folder = Path(chosen) if chosen is not None else default_folder(kind)
     try:
         folder.mkdir(parents=chosen is not None, exist_ok=True, mode=0o777 if chosen is not None else 0o700)
         owner = folder.stat().st_uid
@@ -62,6 +64,18 @@ def stage_folder(kind: Literal["local", "ram"], chosen: str | None) -> Path:
     return folder
 
 
+def default_folder(kind: Literal["local", "ram"]) -> Path:
+    """Return where the copies of this user are, where no folder is chosen; it may not exist."""
+    root = Path("/dev/shm") if kind == "ram" else Path(tempfile.gettempdir())
+    return root / f"fasttail-{os.getuid()}"
+
+
+def staged_bytes(folder: Path) -> int:
+    """Return what the copies under a folder take; 0 where there is none. Nothing but its user removes them."""
+    copies = "[0-9a-f]" * DIGITS + "/*"  # what else a user keeps in a folder of his own is not counted
+    return sum(file.stat().st_size for file in folder.glob(copies) if file.is_file())
+
+
 def stage_beton(path: Path, folder: Path) -> Path:
     """Return the copy of the beton `path` and its manifest under `folder`; makes it unless it is there and whole.
 
@@ -74,11 +88,14 @@ def stage_beton(path: Path, folder: Path) -> Path:
     manifest = read_manifest(manifest_path(path))
     if signed(manifest).manifest_sha256 != manifest.manifest_sha256:
         raise UserError(f"{manifest_path(path)}: the manifest is damaged; copy it again")
-    copy = folder / manifest.manifest_sha256[:16] / path.name
+    copy = folder / manifest.manifest_sha256[:DIGITS] / path.name
     with _locked(copy) as checked:
         if not _is_whole(copy, checked):
             _check_room(path, manifest, folder)
-            print(f"Staging {path} ({manifest.tables.beton_length / 1e9:.2f} GB) to {copy}", file=sys.stderr)
+            print(
+                f"Staging {path} ({manifest.tables.beton_length / 1e9:.2f} GB) to {copy}; it stays there",
+                file=sys.stderr,
+            )
             _copy(path, manifest, copy)
         _remember(copy, checked)
     return copy
@@ -129,7 +146,7 @@ def _check_room(path: Path, manifest: Manifest, folder: Path) -> None:
     if needed > free:
         raise UserError(
             f"{path} needs {needed / 1e9:.2f} GB and {folder} has room for {free / 1e9:.2f} GB: remove older copies "
-            "there, choose another --data.stage_folder, or set --data.stage none"
+            f"there ({staged_bytes(folder) / 1e9:.2f} GB), choose another --data.stage_folder, or set --data.stage none"
         )
 
 

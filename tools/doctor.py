@@ -23,6 +23,7 @@ from benchmarks.photographs import made_photographs
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.memory import available_memory
 from pipelines.network_files import network_file_system
+from pipelines.staging import default_folder, staged_bytes
 from pipelines.thread_pool import available_cpus
 from pipelines.turbojpeg import LIBRARY
 from pipelines.user_error import UserError, run_command
@@ -55,7 +56,7 @@ class Finding:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("doctor", lambda: _run(arguments))
+    return run_command("fasttail-doctor", lambda: _run(arguments))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -80,6 +81,7 @@ def examine(beton: BetonFile | None, seconds: float) -> Iterator[Finding]:
     yield Finding("processor", f"{facts['cpu']}, {cores} cores for this process", values={"cores": cores})
     yield from gpu_findings(cores)
     yield memory_finding(beton, available_memory())
+    yield staged_finding([default_folder("local"), default_folder("ram")])
     yield from library_findings()
     disk = None
     if beton is not None:
@@ -152,6 +154,17 @@ def memory_finding(beton: BetonFile | None, available: int) -> Finding:
     )
 
 
+def staged_finding(folders: list[Path]) -> Finding:
+    """What `data.stage` has left in its own folders."""
+    taken = {folder: size for folder in folders if (size := staged_bytes(folder))}
+    values = {"folders": {str(folder): size for folder, size in taken.items()}}
+    if not taken:
+        return Finding("staged copies", "none in the folders of data.stage", values=values)
+    said = ", ".join(f"{size / 1e9:.2f} GB in {folder}" for folder, size in taken.items())
+    names = " ".join(map(str, taken))
+    return Finding("staged copies", said, f"later runs use them; when you are done: rm -r {names}", values)
+
+
 def file_system_finding(beton: BetonFile) -> Finding:
     """Whether the file is far away."""
     name = network_file_system(beton.path)
@@ -212,7 +225,7 @@ def bottleneck(decode: float, disk: float | None, devices: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fasttail-doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--beton", type=Path, metavar="FILE", help="the set that is to be trained on")
     parser.add_argument("--json", action="store_true", help="print JSON")

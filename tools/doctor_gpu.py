@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import subprocess
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch
 OLDEST_DRIVER = {"13": 580, "12": 525, "11": 450}
 """Major version of CUDA -> the oldest driver branch that runs it (NVIDIA, "CUDA compatibility", minor versions). Newer
 drivers run older CUDA too."""
-OLDER_WHEELS = {"12": "cu126"}
-"""Major version of CUDA -> name of PyTorch's wheel index for it."""
+OLDER_CONSTRAINTS = {"12": "constraints-cuda12.txt"}
+"""Major version of CUDA -> the constraint file of this checkout whose PyTorch is for it."""
 JPEG_ENGINES = ("A100", "A30", "H100", "H200", "H800", "GH200", "L4", "L40", "L40S", "B100", "B200", "GB200")
 """GPUs with engines that decode baseline JPEGs, by NVIDIA's data sheets; a GPU that is not here may have one."""
 
@@ -50,7 +49,6 @@ def driver_version(proc: Path = Path("/proc/driver/nvidia/version")) -> str | No
 
 def driver_advice(driver: str | None, cuda: str | None, sees_gpu: bool) -> tuple[str, str | None]:
     """Say how driver and PyTorch's CUDA go together, and the remedy where they do not."""
-    torch_version = importlib.metadata.version("torch").partition("+")[0]
     if cuda is None:
         return "PyTorch is a build for the CPU", (
             None if driver is None else "install PyTorch's CUDA build: pip install --force-reinstall torch"
@@ -63,11 +61,11 @@ def driver_advice(driver: str | None, cuda: str | None, sees_gpu: bool) -> tuple
     said = f"driver {driver}, PyTorch for CUDA {cuda} (needs driver {oldest} or newer)"
     if branch >= oldest:
         return said, None if sees_gpu else "PyTorch sees no GPU all the same: look at CUDA_VISIBLE_DEVICES"
-    for older, index in OLDER_WHEELS.items():
+    for older, file in OLDER_CONSTRAINTS.items():
         if branch >= OLDEST_DRIVER[older]:
             return said, (
-                f"a newer driver, or PyTorch for CUDA {older}: pip install 'torch=={torch_version}' torchvision "
-                f"--index-url https://download.pytorch.org/whl/{index}, without constraints.txt (it pins CUDA {major})"
+                f"a newer driver, or PyTorch for CUDA {older}: `export CONSTRAINTS={file}`, then `make install` "
+                f"(without make: pip install -c {file} -e .)"
             )
     return (
         said,

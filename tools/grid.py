@@ -78,7 +78,7 @@ class Progress:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 if all runs are finished, 1 if some failed."""
-    return run_command("grid", lambda: run(arguments))
+    return run_command("fasttail-grid", lambda: run(arguments))
 
 
 def run(arguments: list[str] | None) -> int:
@@ -153,7 +153,7 @@ def last_words(log: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fasttail-grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--config", action="append", required=True, metavar="FILE", help="YAML file; several are an axis")

@@ -39,8 +39,9 @@ python=${python:-$(find_python)} || {
     exit 1
 }
 
+constraints=${CONSTRAINTS:-constraints.txt}
 made_with="$python $("$python" -c 'import sys; print(sys.version)' | head -n 1) in $PWD"
-made_of=$(sha256sum setup.py pyproject.toml constraints.txt | sha256sum)
+made_of=$(sha256sum setup.py pyproject.toml "$constraints" | sha256sum)
 stamp=$(printf '%s\n%s' "$made_with" "$made_of")
 stamps=(.venv/installed-package .venv/installed-dev)
 
@@ -59,11 +60,11 @@ rm -f "${stamps[@]}"
 
 # The two variables hold the versions in the isolated builds too (of FFCV and of this package); which of them
 # counts there depends on pip's version.
-export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+export PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints
 extras=
 [[ $want == dev ]] && extras='[dev]'
-echo "install: the packages of constraints.txt into .venv; some minutes and about 7 GB the first time"
-.venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e ".$extras"
+echo "install: the packages of $constraints into .venv; some minutes and about 7 GB the first time"
+.venv/bin/python -m pip install --no-input --disable-pip-version-check -c "$constraints" -e ".$extras"
 
 [[ $want == dev ]] && printf '%s\n' "$stamp" >.venv/installed-dev
 printf '%s\n' "$stamp" >.venv/installed-package

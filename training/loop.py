@@ -27,7 +27,7 @@ from training.run_folder import RunFolder
 from training.run_log import RunLog
 from training.schedule import alpha, learning_rate
 from training.step import MeanMetrics, StepInput, TrainStep
-from training.stop_signals import StopSignals
+from training.stop_signals import SAVE, StopSignals
 
 LOGGED_FIGURES = (
     *("all", "many", "medium", "few", "top5", "worst", "geometric_mean", "harmonic_mean"),
@@ -99,7 +99,7 @@ class Trainer:
     def _train(self, stop: StopSignals) -> int:
         alpha_now = torch.zeros((), device=self.group.device)
         batches: Iterable[StepInput] = self.loader.batches(self.first_step)
-        status, done, epoch_now = 0, self.first_step, -1
+        asked, done, epoch_now = 0, self.first_step, -1
         for done, batch in enumerate(batches, self.first_step + 1):
             epoch = (done - 1) // len(self.loader)
             if epoch != epoch_now:
@@ -109,15 +109,16 @@ class Trainer:
             end_of_epoch = done % len(self.loader) == 0
             if end_of_epoch or done % self.config.run.log_steps == 0:
                 self._log_training(epoch, done)
-            if end_of_epoch or self._save_is_due():
+            if end_of_epoch:
                 with self.clock.not_training():
-                    is_best = end_of_epoch and self._finish_epoch(epoch, done)
-                    self._save(done, is_best=is_best)
-            if status := stop.status(done):
+                    self._save(done, is_best=self._finish_epoch(epoch, done))
+            asked = stop.asked(done, save=self._save_is_due())
+            if asked and not end_of_epoch:
+                with self.clock.not_training():
+                    self._save(done)
+            if asked > SAVE:
                 break
-        if status and done % len(self.loader):
-            self._save(done)
-        return 0 if done == self.loader.total_steps else status
+        return 0 if done == self.loader.total_steps else asked
 
     def _save_is_due(self) -> bool:
         return self.writer is not None and self.writer.is_due()
@@ -139,7 +140,7 @@ class Trainer:
 
     def _log_training(self, epoch: int, done: int) -> None:
         steps = self.metrics.steps
-        means = self.metrics.read()
+        means = self.metrics.read(self.group)
         bad_in_a_row = int(self.step.guard.in_a_row)
         if bad_in_a_row >= self.config.run.max_bad_steps:
             self._stop_for_bad_steps(done - bad_in_a_row + 1)
@@ -219,7 +220,8 @@ class Trainer:
         return records[objective.inference_head]
 
     def _save(self, done: int, *, is_best: bool = False) -> None:
-        """Begin to save the run after `done` steps, unless it has lost its way and is not at its end."""
+        """Begin to save the run after `done` steps, unless it has lost its way and is not at its end; on all ranks."""
+        metrics = self.metrics.state_dict(self.group)
         if self.writer is None or (self.step.guard.in_a_row > 0 and done < self.loader.total_steps):
             return
         self.writer.save(
@@ -233,7 +235,7 @@ class Trainer:
                 best=self.best,
                 seconds=self.clock.total_seconds,
                 versions=self.versions,
-                metrics=self.metrics.state_dict(),
+                metrics=metrics,
                 bad_in_a_row=self.step.guard.in_a_row,
             ),
             is_best=is_best,

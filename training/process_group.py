@@ -79,6 +79,21 @@ class ProcessGroup:
         dist.broadcast(sent, 0)
         return int(sent)
 
+    def on_main(self, action: Callable[[], object]) -> None:
+        """Do something on rank 0 while the others wait.
+
+        A `UserError` of rank 0 is raised there; the other ranks then leave with the same exit status, silently.
+        """
+        refused: UserError | None = None
+        if self.is_main:
+            try:
+                action()
+            except UserError as error:
+                refused = error
+        if self.of_main(int(refused is not None)):
+            time.sleep(SECONDS_TO_LET_GO)
+            raise refused or SystemExit(2)
+
     def wait_for_all(self) -> None:
         """Return once every rank has come here."""
         if self.world_size > 1:

@@ -17,6 +17,7 @@ from pipelines.user_error import UserError
 from training.finite_guard import FiniteGuard
 from training.micro_batches import split_pairs
 from training.objectives import Objective
+from training.process_group import ProcessGroup
 
 StepInput = Batch | Callable[[], Batch]
 """A batch, or what makes one on the device."""
@@ -112,11 +113,16 @@ class TrainStep:
 
 
 class MeanMetrics:
-    """Means over good steps, summed on the device and read rarely, so that no step waits for the host."""
+    """Means over good steps, summed on the device and read rarely, so that no step waits for the host.
+
+    Each rank sums its own; only when they are read or saved do the ranks exchange their sums, all at the same step.
+    Sums of float32 losses are exact in float64 (but for millions of steps), so the means, rounded to float32, have the
+    same bits wherever a run was stopped in between.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        """By name, and the number of good steps under the empty name."""
+        """0-dim float64 by name, and the number of good steps under the empty name."""
         self.steps = 0
         """Good and bad steps since the last reading."""
         self.left_out = 0
@@ -125,23 +131,36 @@ class MeanMetrics:
     def add(self, metrics: dict[str, Tensor], good: Tensor | None = None) -> None:
         """Count one step; a bad one, for which the 0-dim bool `good` is false, adds nothing."""
         for name, value in {**metrics, "": torch.ones_like(next(iter(metrics.values())))}.items():
-            counted = value.clone() if good is None else torch.where(good, value, 0)
-            self.sums[name] = self.sums[name] + counted if name in self.sums else counted
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+            self.sums[name] = self.sums[name] + (value if good is None else torch.where(good, value, 0))
         self.steps += 1
 
-    def read(self) -> dict[str, float]:
-        """The means since the last reading, none where no step was good; waits for the device once."""
-        names, steps = list(self.sums), self.steps
-        values = dict(zip(names, torch.stack([self.sums[name] for name in names]).tolist(), strict=True))
+    def read(self, group: ProcessGroup) -> dict[str, float]:
+        """The means over ranks and steps since the last reading, none where no step was good.
+
+        All ranks must read at once; waits for the device once.
+        """
+        sums, steps = self._over_ranks(group), self.steps
+        values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         self.sums, self.steps = {}, 0
         good_steps = values.pop("")
         self.left_out = steps - int(good_steps)
-        return {name: value / good_steps for name, value in values.items()} if good_steps else {}
+        if not good_steps:
+            return {}
+        return {name: torch.tensor(value / good_steps).item() for name, value in values.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on between two readings needs."""
-        return {"sums": self.sums, "steps": self.steps}
+    def state_dict(self, group: ProcessGroup) -> dict[str, Any]:
+        """What a run that goes on between two readings needs, on any rank. All ranks must call it at once."""
+        return {"sums": self._over_ranks(group), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Go on from a `state_dict`, on any number of ranks."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
+
+    def _over_ranks(self, group: ProcessGroup) -> dict[str, Tensor]:
+        """The mean of the ranks' sums: local batches are of one size, so it is the sum over the global batches."""
+        if not self.sums:
+            return {}
+        means = group.sum(torch.stack(list(self.sums.values()))) / group.world_size
+        return dict(zip(self.sums, means, strict=True))

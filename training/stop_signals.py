@@ -1,4 +1,4 @@
-"""What a signal asks for: finish the step, save, leave. On several ranks all stop after the same step.
+"""What a signal asks for: finish the step, save, leave. On several ranks all save and stop after the same step.
 
 A batch system warns a job that it is to make room for another (Slurm: SIGTERM, or the signal of `--signal`), maybe on
 one node only. Each rank looks at its own signals, and every few steps the ranks begin a sum of what they saw, which
@@ -19,6 +19,8 @@ REQUEUE = 75
 """Exit status of a run that was told to make room and is to be started again (EX_TEMPFAIL of sysexits.h)."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+SAVE = 1
+"""Not an exit status: save, and go on. Smaller than those, so the largest wish of all ranks is the one that counts."""
 STEPS_A_VOTE = 4
 """Between two sums over ranks: the ranks' hosts cannot drift further apart, and a stop takes twice as long at most."""
 
@@ -51,12 +53,16 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def status(self, done: int) -> int:
-        """The exit status to stop with after step `done`, the same on all ranks; 0 to go on. Once a step."""
+    def asked(self, done: int, *, save: bool) -> int:
+        """What to do after step `done`, the same on all ranks; called once a step.
+
+        0 to go on, `SAVE`, or the exit status to save and stop with. `save`: whether this rank wants to save.
+        """
         if self._group.world_size == 1:
-            return self._noted
+            return max(self._noted, SAVE * save)
         if done % STEPS_A_VOTE:
             return 0
         decided = self._vote() if self._vote is not None else 0
-        self._vote = self._group.begin_maximum(self._noted)
+        wish = SAVE * (save and not decided)  # what is done now need not be asked for again
+        self._vote = self._group.begin_maximum(max(self._noted, wish))
         return decided

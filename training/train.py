@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.thread_pool import ThreadPool, available_cpus
@@ -15,6 +16,7 @@ from training.loop import Trainer
 from training.process_group import join_process_group
 from training.report import write_report
 from training.run_folder import RunFolder
+from training.run_lock import locked_folder
 from training.run_log import FolderLog
 from training.saved_outputs import save_outputs
 from training.summary import describe, write_summary
@@ -39,10 +41,9 @@ def _train(arguments: list[str] | None) -> int:
     with (
         join_process_group(config.run.device) as group,
         ThreadPool(config.data.threads or available_cpus()) as pool,
+        ExitStack() as held,
     ):
-        if group.is_main:
-            folder.create()
-        group.wait_for_all()
+        group.on_main(lambda: take(folder, held))
         trainer = build_trainer(config, betons, folder, group, pool, anew=flags.restart)
         if trainer.is_finished and folder.summary.exists() and folder.report.exists():
             outputs = "; training.evaluate saves its outputs" if flags.save_outputs else ""
@@ -71,6 +72,12 @@ def _train(arguments: list[str] | None) -> int:
             pictures = write_report(folder.path)
             group.say(describe(summary, folder, pictures))
     return 0
+
+
+def take(folder: RunFolder, held: ExitStack) -> None:
+    """Make the run's folder, and keep other trainings out of it until `held` is closed."""
+    folder.create()
+    held.enter_context(locked_folder(folder.path))
 
 
 def save_run_outputs(trainer: Trainer) -> None:

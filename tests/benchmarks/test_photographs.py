@@ -66,6 +66,13 @@ def test_classes_have_a_long_tail() -> None:
     assert np.bincount(long_tailed_labels(3, np.random.default_rng(0))).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("count", range(1, 120))
+def test_few_photographs_have_every_class_too(count: int) -> None:
+    counts = np.bincount(long_tailed_labels(count, np.random.default_rng(0)))
+    assert counts.sum() == count and len(counts) == min(20, count)
+    assert counts.min() >= 1 and (np.diff(counts) <= 0).all()
+
+
 def test_a_user_s_beton_gives_images_spread_over_it(few: Photographs, tmp_path: Path) -> None:
     own = photographs_of(few.beton, 5, tmp_path)
     chosen = [0, 6, 12, 17, 23]

@@ -59,6 +59,33 @@ def test_stages_are_joined_with_the_tests_and_what_they_share_once(
     assert path.with_suffix(".txt").read_text() in capsys.readouterr().out
 
 
+def test_what_two_stages_say_differently_is_told_apart(tmp_path: Path) -> None:
+    """`convert` makes 2,048 photographs, the others 512: both have rows of the name `photographs`."""
+
+    def sizes(count: int) -> Row:
+        values = [float(100 + i % 7) for i in range(count)]
+        return row_of(values, name="photographs", metric="jpeg_kilobytes", unit="kB")
+
+    pixels = row_of([0.1875], name="photographs", metric="megapixels", unit="Mpx")
+    write(tmp_path, "peers", [row("ours-cpu"), sizes(512), pixels])
+    write(tmp_path, "loader", [row("ours-cpu/threads 2"), sizes(512), pixels])
+    write(tmp_path, "convert", [row("ours/byte for byte"), sizes(2048), pixels])
+    join(tmp_path, tmp_path / "out")
+    [path] = (tmp_path / "out").glob("*.json")
+    runs = {(each.name, each.metric): each.runs for each in read_json(path)["rows"]}
+    assert runs == {
+        ("ours-cpu/threads 2", "pairs_per_second"): 3,
+        ("loader/photographs", "jpeg_kilobytes"): 512,
+        ("loader/photographs", "megapixels"): 1,
+        ("ours-cpu", "pairs_per_second"): 3,
+        ("peers/photographs", "jpeg_kilobytes"): 512,
+        ("peers/photographs", "megapixels"): 1,
+        ("ours/byte for byte", "pairs_per_second"): 3,
+        ("convert/photographs", "jpeg_kilobytes"): 2048,
+        ("convert/photographs", "megapixels"): 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "other"),
     [("machine", {**MACHINE, "cores": 4}), ("versions", {"torch": "2.12.0"}), ("commit", "def")],

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.manifest import manifest_path
-from pipelines.staging import stage_beton, stage_folder
+from pipelines.staging import stage_beton, stage_folder, staged_bytes
 from pipelines.user_error import UserError
 
 
@@ -121,6 +121,18 @@ def test_ranks_that_start_at_once_make_one_copy(far: Path, near: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as ranks:
         seen = ranks.map(_stage, [(far, near)] * 6, chunksize=1)
     assert set(seen) == {(digest(far), next(near.rglob("train.beton")).stat().st_ino)}
+
+
+def test_what_the_copies_take(far: Path, near: Path) -> None:
+    """And nothing else in a folder of the user's own."""
+    assert staged_bytes(near) == staged_bytes(near / "none") == 0
+    (near / "mine").mkdir()
+    (near / "mine" / "data").write_bytes(bytes(1000))
+    copy = stage_beton(far, near)
+    beside = copy.with_name(f".{copy.name}.checked").stat().st_size
+    assert staged_bytes(near) == far.stat().st_size + manifest_path(far).stat().st_size + beside
+    shutil.rmtree(copy.parent)
+    assert staged_bytes(near) == 0
 
 
 def test_too_little_room_is_one_sentence(far: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,16 @@ from pipelines.conversion_settings import ConversionSettings
 from pipelines.image_bytes import ImageSettings
 from pipelines.network_files import NETWORK_FILE_SYSTEMS, file_system_type
 from pipelines.sources import from_rows
-from tools.doctor import bottleneck, file_system_finding, gpu_findings, main, memory_finding
-from tools.doctor_gpu import Gpu, driver_advice, driver_version, has_jpeg_engine, jpeg_engine_answers
+from pipelines.staging import stage_beton
+from tools.doctor import bottleneck, file_system_finding, gpu_findings, main, memory_finding, staged_finding
+from tools.doctor_gpu import (
+    OLDER_CONSTRAINTS,
+    Gpu,
+    driver_advice,
+    driver_version,
+    has_jpeg_engine,
+    jpeg_engine_answers,
+)
 from tools.doctor_rates import disk_rate
 
 
@@ -42,7 +50,7 @@ def photographs(
         ("580.95.05", "13.0", True, "driver 580.95.05, PyTorch for CUDA 13.0", None),
         ("595.1", "12.6", True, "needs driver 525", None),
         ("580.95.05", "13.0", False, "CUDA 13.0", "look at CUDA_VISIBLE_DEVICES"),
-        ("550.54.15", "13.0", False, "needs driver 580", "download.pytorch.org/whl/cu126"),
+        ("550.54.15", "13.0", False, "needs driver 580", "CONSTRAINTS=constraints-cuda12.txt"),
         ("470.82.01", "13.0", False, "needs driver 580", "a newer driver: the oldest"),
         (None, "13.0", False, "no NVIDIA driver", None),
         ("580.95.05", None, False, "a build for the CPU", "install PyTorch's CUDA build"),
@@ -55,6 +63,22 @@ def test_driver_and_wheel(
     text, advice = driver_advice(driver, cuda, sees)
     assert said in text
     assert advice is None if remedy is None else remedy in (advice or "")
+
+
+def test_the_constraint_files_differ_in_pytorch_and_cuda_alone() -> None:
+    """And the one for older drivers has nothing of CUDA 13."""
+    root = Path(__file__).resolve().parents[2]
+    ours, older = (
+        dict(line.split("==") for line in (root / file).read_text().splitlines() if not line.startswith("#"))
+        for file in ("constraints.txt", *OLDER_CONSTRAINTS.values())
+    )
+    differing = {name for name in ours.keys() | older.keys() if ours.get(name) != older.get(name)}
+    assert {"torch", "torchvision"} < differing
+    assert all(name.startswith(("torch", "triton", "cuda-", "nvidia-")) for name in differing)
+    assert all("cu13" not in name for name in older)
+    assert all(
+        version.startswith("12.") for name, version in older.items() if name.startswith("cuda-bindings")
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +139,17 @@ def test_memory_against_the_file(photographs: BetonFile) -> None:
     assert "the page cache holds it" in memory_finding(photographs, size + 1).text
     small = memory_finding(photographs, size // 4)
     assert "75 % of every epoch comes from the disk" in small.text and small.remedy is not None
+
+
+def test_staged_copies_are_named_with_what_they_take(photographs: BetonFile, tmp_path: Path) -> None:
+    folders = [tmp_path / "none", tmp_path / "some"]
+    assert "none" in staged_finding(folders).text and staged_finding(folders).remedy is None
+    folders[1].mkdir()
+    copy = stage_beton(photographs.path, folders[1])
+    found = staged_finding(folders)
+    taken = sum(file.stat().st_size for file in copy.parent.iterdir())
+    assert found.values == {"folders": {str(folders[1]): taken}}
+    assert f"GB in {folders[1]}" in found.text and (found.remedy or "").endswith(f"rm -r {folders[1]}")
 
 
 def test_network_file_system_is_named(photographs: BetonFile, monkeypatch: pytest.MonkeyPatch) -> None:

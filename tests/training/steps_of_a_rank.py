@@ -1,7 +1,8 @@
 """One rank of a few training steps in float64 without BatchNorm, started by test_ranks.py under torchrun.
 
-`steps_of_a_rank.py OUT STEPS BACKEND COMMAND_LINE...`: rank 0 saves the weights before and after; the model is compiled
-with that backend of torch.compile, or not at all if it is `none`.
+`steps_of_a_rank.py OUT STEPS BACKEND COMMAND_LINE...`: rank 0 saves the weights before and after, the losses as they
+are logged, and those of its own share. The model is compiled with that backend of torch.compile, or not at all if it is
+`none`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pipelines.thread_pool import ThreadPool
 from training.build import build_image_works, build_loader, build_seeded_model, build_step, open_betons
 from training.command_line import build_parser, parse_config
 from training.objectives import build_objective
-from training.process_group import join_process_group
+from training.process_group import ProcessGroup, join_process_group
+from training.step import MeanMetrics
 
 
 def with_group_norm(module: nn.Module) -> None:
@@ -44,12 +46,19 @@ def main(out: str, steps: int, backend: str, command_line: list[str]) -> None:
         ranks = RankSlice(group.rank, group.world_size)
         works = build_image_works(config, ranks, group.device, pool)
         batches = iter(build_loader(config, train, ranks, works).batches())
+        logged, own = MeanMetrics(), MeanMetrics()
         for t in range(steps):
             batch = next(batches)
             exact = dataclasses.replace(batch, images=batch.images.double(), lam=batch.lam.double())
-            step(exact, torch.tensor(1 - (t / steps) ** 2, dtype=torch.float64))
+            losses = step(exact, torch.tensor(1 - (t / steps) ** 2, dtype=torch.float64))
+            for metrics in (logged, own):
+                metrics.add(losses)
+        means = {"logged": logged.read(group), "own": own.read(ProcessGroup(0, 1, group.device))}
         if group.is_main:
-            torch.save({"before": before, "after": model.state_dict()}, out)
+            as_tensors = {
+                name: {key: torch.tensor(x) for key, x in each.items()} for name, each in means.items()
+            }
+            torch.save({"before": before, "after": model.state_dict(), **as_tensors}, out)
 
 
 if __name__ == "__main__":

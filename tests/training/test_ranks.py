@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,12 @@ from typing import NamedTuple
 import psutil
 import pytest
 import torch
+
+from pipelines.rank_slice import RankSlice
+from pipelines.thread_pool import ThreadPool
+from training.build import build_image_works, build_loader, build_seeded_model, open_betons
+from training.command_line import build_parser, parse_config
+from training.objectives import build_objective
 
 Start = Callable[..., subprocess.Popen[str]]
 WeightsOf = Callable[..., dict[str, dict[str, torch.Tensor]]]
@@ -86,7 +93,7 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 def weights_of(
     tmp_path_factory: pytest.TempPathFactory, options: Callable[..., list[str]], start_process: Start
 ) -> Callable[..., dict[str, dict[str, torch.Tensor]]]:
-    """Weights before and after the same steps: `weights_of(ranks, *settings, backend="none")`.
+    """Weights before and after the same steps, and losses: `weights_of(ranks, *settings, backend="none")`.
 
     In float64 and without BatchNorm, whose statistics are those of the local batch.
     """
@@ -112,6 +119,44 @@ def test_weights_do_not_depend_on_the_number_of_ranks(weights_of: WeightsOf) -> 
     assert _weights_differ(saved[1]["before"], saved[1]["after"]) > 1e-3
     for ranks in (2, 4):
         assert _weights_differ(saved[1]["after"], saved[ranks]["after"]) < 1e-10
+
+
+def test_the_logged_losses_are_the_means_over_the_global_batches(weights_of: WeightsOf) -> None:
+    one = weights_of(1)["logged"]
+    assert {"loss", "loss_conventional"} < one.keys()
+    for ranks in (2, 4):
+        several = weights_of(ranks)
+        assert several["logged"].keys() == one.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(several["logged"][name], value, rtol=1e-6, atol=0)
+        assert abs(several["own"]["loss"] - one["loss"]) > 1e-4 * one["loss"], "rank 0 alone had other losses"
+
+
+def test_the_trainer_logs_the_mean_over_its_ranks(
+    tmp_path: Path, options: Callable[..., list[str]], start_process: Start
+) -> None:
+    """The first step's loss, by hand: each rank's share goes through the network with its own BatchNorm statistics."""
+    command = options(tmp_path, "--run.device", "cpu", "--run.log_steps", "1", epochs=1)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
+    process = start_process(command, module=torchrun)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    config, _ = parse_config(build_parser("test", ""), command)
+    train = open_betons(config)["train"]
+    shares = []
+    with ThreadPool(1) as pool:
+        for rank in range(2):
+            model = build_seeded_model(config, train.num_classes).to(memory_format=torch.channels_last)
+            objective = build_objective(config.method, torch.from_numpy(train.counts), config.glmc)
+            ranks = RankSlice(rank, 2)
+            works = build_image_works(config, ranks, torch.device("cpu"), pool)
+            batch = next(iter(build_loader(config, train, ranks, works).batches()))
+            outputs = model(batch.images, objective.views)
+            shares.append(objective.loss(outputs, batch, torch.tensor(1.0))["loss"].item())
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert entries[0]["step"] == 1
+    assert entries[0]["loss"] == pytest.approx(sum(shares) / 2, rel=1e-5)
+    assert abs(shares[0] - shares[1]) > 1e-3
 
 
 def test_accumulated_gradients_of_compiled_ranks_are_those_of_one_batch(weights_of: WeightsOf) -> None:

@@ -9,9 +9,11 @@ from pipelines.batch import Batch
 from pipelines.user_error import UserError
 from training.model import LongTailModel, build_model
 from training.objectives import GlmcSettings, build_objective
+from training.process_group import ProcessGroup
 from training.step import MeanMetrics, TrainStep, choose_precision
 
 CPU = torch.device("cpu")
+ALONE = ProcessGroup(0, 1, CPU)
 CLASSES, PAIRS = 5, 6
 LR, DECAY = 0.1, 0.01
 
@@ -124,11 +126,29 @@ def test_gradients_do_not_pile_up_over_steps() -> None:
 
 
 def test_means_are_over_the_steps_since_the_last_reading() -> None:
+    """A process by itself; test_ranks.py has several."""
     metrics = MeanMetrics()
     first = {"loss": torch.tensor(1.0), "part": torch.tensor(-2.0)}
     metrics.add(first)
     metrics.add({"loss": torch.tensor(2.5), "part": torch.tensor(0.5)})
-    assert metrics.read() == {"loss": 1.75, "part": -0.75}
+    assert metrics.read(ALONE) == {"loss": 1.75, "part": -0.75}
     assert first["loss"] == 1.0, "the caller's tensor is not summed into"
     metrics.add({"loss": torch.tensor(8.0), "part": torch.tensor(3.0)})
-    assert metrics.read() == {"loss": 8.0, "part": 3.0}
+    assert metrics.read(ALONE) == {"loss": 8.0, "part": 3.0}
+
+
+def test_means_do_not_tell_where_a_run_was_stopped() -> None:
+    """The checkpoint between any two of 50 steps leads to the same bits, and bad steps are in none of the means."""
+    rng = torch.Generator().manual_seed(3)
+    losses = 10 ** torch.empty(50).uniform_(-3, 3, generator=rng)
+    good = torch.rand(50, generator=rng) < 0.8
+    metrics = MeanMetrics()
+    for loss, counts in zip(losses, good, strict=True):
+        metrics.add({"loss": loss}, counts)
+        saved, metrics = metrics.state_dict(ALONE), MeanMetrics()
+        metrics.load_state_dict(saved)
+    exact = sum(loss for loss, counts in zip(losses.tolist(), good.tolist(), strict=True) if counts) / int(
+        good.sum()
+    )
+    assert metrics.read(ALONE) == {"loss": torch.tensor(exact).item()}
+    assert metrics.left_out == 50 - int(good.sum())

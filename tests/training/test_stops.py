@@ -31,6 +31,10 @@ STOPS: dict[str, list[tuple[int, str, int, float]]] = {
 """By run: step, signal, rank that gets it, and seconds after that step. Runs that begin with "two" have two ranks."""
 
 
+OF_RUN = {name: ("--run.log_steps=5",) for name in STOPS if name.startswith("two")}
+"""Two ranks save every fourth step at most, and are to be stopped between two lines of the log."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What became of the runs."""
@@ -59,7 +63,7 @@ def seen(
     settings = ["--run.device=cpu", "--run.log_steps=4", "--optim.batch_size=16", "--checkpoint.minutes=1e-9"]
     plans = [
         {
-            "arguments": options(parent / name, *settings, epochs=EPOCHS),
+            "arguments": options(parent / name, *settings, *OF_RUN.get(name, ()), epochs=EPOCHS),
             "folder": str(parent / name),
             "ranks": 2 if name.startswith("two") else 1,
             "stops": stops,
@@ -124,6 +128,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(seen: Seen) -> None:
     assert seen.statuses("two asked") == [[REQUEUE] * 2, [INTERRUPTED] * 2, [0, 0]]
     assert result(seen.parent / "two asked") == result(seen.parent / "two undisturbed")
     assert len(seen.said("two asked")) == 2, "rank 0 says it"
+    stopped = [start["step"] for start in seen.starts["two asked"][:-1]]
+    assert any(step % STEPS_AN_EPOCH and step % 5 for step in stopped), "between two lines of the log"
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(seen: Seen) -> None:

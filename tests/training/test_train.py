@@ -65,8 +65,8 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of change of every file."""
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    """Content and time of change of every file but the lock, which says who held it last."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
     return {str(file.relative_to(folder)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
