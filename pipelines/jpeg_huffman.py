@@ -4,9 +4,6 @@ There are two for each table. `entries` steps over several codes at once: what i
 an entry says how many of them, and of those after them, whole codes with their extra bits take, and by how many
 coefficients they go on; the values of the coefficients are nobody's affair. `codes` is for those who want the values:
 one code an entry, and how many extra bits follow. Tables are kept from image to image, for most of a set share theirs.
-
-Compiled functions of jpeg_entropy.py, jpeg_coefficients.py and jpeg_walk.py have these inlined, and numba's cache looks
-at the time of their own file only: after a change here, touch those.
 """
 
 from __future__ import annotations
