@@ -29,7 +29,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "tools" / "benchmark.py", *arguments],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache),
+            "FASTTAIL_NUMBA_CACHE_DIR": "",
+            "PYTHONPATH": str(ROOT),
+        },
         cwd=cache,
         capture_output=True,
         text=True,
