@@ -88,7 +88,7 @@ def build_trainer(
     step = build_step(config, model, objective, group)
     if checkpoint is not None:
         step.optimizer.load_state_dict(checkpoint.optimizer)
-        step.scaler.load_state_dict(checkpoint.scaler)
+        step.loss_scale.load_state_dict(checkpoint.scaler)
         step.guard.in_a_row.copy_(checkpoint.bad_in_a_row)
     ranks = RankSlice(group.rank, group.world_size)
     works = build_image_works(config, ranks, group.device, pool)

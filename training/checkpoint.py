@@ -30,7 +30,8 @@ class Checkpoint:
     """Steps done, over all epochs."""
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    scaler: dict[str, torch.Tensor]
+    """`LossScale.state_dict()`"""
     config: dict[str, Any]
     """The resolved configuration, `Config.to_dict()`."""
     last: dict[str, Any] | None

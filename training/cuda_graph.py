@@ -29,7 +29,8 @@ def check_graph(config: Config, group: ProcessGroup, precision: torch.dtype) -> 
         "it is for one process": group.world_size > 1,
         "it needs view.crop padded, images small enough for device memory": config.view.crop != "padded",
         "it leaves colours alone: set view.augment none": config.view.augment != "none",
-        "fp16's scaler asks the host: set run.precision bf16 or float32": precision == torch.float16,
+        "with fp16 SGD is foreach, which asks the host: set run.precision bf16 or float32": precision
+        == torch.float16,
         "foreach SGD asks the host for its learning rate: set optim.implementation auto or fused": (
             config.optim.implementation == "foreach"
         ),

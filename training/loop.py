@@ -229,7 +229,7 @@ class Trainer:
                 step=done,
                 model=self.model.state_dict(),
                 optimizer=self.step.optimizer.state_dict(),
-                scaler=self.step.scaler.state_dict(),
+                scaler=self.step.loss_scale.state_dict(),
                 config=self.config.to_dict(),
                 last=self.last,
                 best=self.best,

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.batch import Batch
 from pipelines.user_error import UserError
 from training.finite_guard import FiniteGuard
+from training.loss_scale import LossScale
 from training.micro_batches import split_pairs
 from training.objectives import Objective
 from training.process_group import ProcessGroup
@@ -39,8 +39,7 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype:
 class TrainStep:
     """Forward, loss, backward, update: one path for every method, precision and number of ranks.
 
-    Nothing in it waits for the device, with one exception: with fp16 PyTorch's scaler asks the device whether the
-    gradients overflowed before foreach SGD changes the weights.
+    Nothing in it waits for the device.
     """
 
     model: nn.Module
@@ -55,12 +54,12 @@ class TrainStep:
     """Equal parts of the local batch whose gradients are summed before the weights change."""
     max_bad_steps: int = 10
     """Bad steps in a row after which no step changes the weights any more; see `FiniteGuard`."""
-    scaler: GradScaler = field(init=False)
+    loss_scale: LossScale = field(init=False)
     guard: FiniteGuard = field(init=False)
 
     def __post_init__(self) -> None:
         self.guard = FiniteGuard(self.model, self.optimizer, self.max_bad_steps)
-        self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.loss_scale = LossScale(self.device, enabled=self.precision == torch.float16)
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass, also of evaluation."""
@@ -75,9 +74,10 @@ class TrainStep:
         # before the forward pass, so that it can have the memory of the old gradients
         self.optimizer.zero_grad(set_to_none=True)
         metrics = self.accumulate(batch if isinstance(batch, Batch) else batch(), alpha)
+        self.loss_scale.unscale(self.model.parameters())
         self.guard.judge()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.loss_scale.update(self.guard.good)
+        self.optimizer.step()
         self.guard.restore()
         return metrics
 
@@ -102,7 +102,7 @@ class TrainStep:
     def _backward(self, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
         losses = self.losses(batch, alpha)
         share = losses["loss"] if self.micro_batches == 1 else losses["loss"] / self.micro_batches
-        self.scaler.scale(self.guard.differentiable(share)).backward()
+        self.loss_scale.scale(self.guard.differentiable(share)).backward()
         return {name: value.detach() for name, value in losses.items()}
 
     def _this_rank_alone(self) -> AbstractContextManager[None]:

@@ -64,6 +64,7 @@ def make_batch() -> Batch:
     [
         (torch.float32, "foreach", None),
         (torch.float32, "fused", None),
+        (torch.float16, "foreach", None),
         (torch.bfloat16, "foreach", None),
         (torch.bfloat16, "fused", None),
         (torch.bfloat16, "fused", "default"),
@@ -112,7 +113,7 @@ def test_an_overflow_in_the_first_fp16_step_leaves_the_weights_alone() -> None:
     before = [parameter.detach().clone() for parameter in step.model.parameters()]
     batch.images[0] *= 1e4
     step(batch, alpha)
-    assert step.scaler.get_scale() == 32768
+    assert step.loss_scale.factor == 32768
     for parameter, old in zip(step.model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
     batch.images[0] /= 1e4
