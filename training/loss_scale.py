@@ -2,8 +2,8 @@
 
 Small gradients vanish in fp16, so the loss is multiplied by a scale before the backward pass, and the gradients are
 divided by it after. Where they overflow, `FiniteGuard` undoes the step, and the scale is halved; after
-`GROWTH_INTERVAL` good steps in a row it is doubled (Micikevicius et al., ICLR 2018). Numbers and arithmetic are those of
-`torch.amp.GradScaler`, which reads the device before foreach SGD may change the weights.
+`GROWTH_INTERVAL` good steps in a row it is doubled (Micikevicius et al., ICLR 2018). Numbers and arithmetic are those
+of `torch.amp.GradScaler`, which reads the device before foreach SGD may change the weights.
 """
 
 from __future__ import annotations
