@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from pipelines.augment_cpu import CONTRAST, SATURATION
+from pipelines.batch import send
 from pipelines.blur_cpu import BOX_BLURS, box_weights
 from pipelines.colour_draws import ColourDraws
 from pipelines.mix_kernel import WARPS, WORDS, chunks_of_image, place_of_program, require_gpu
@@ -61,7 +62,7 @@ def colour_parameters(colours: Sequence[ColourDraws], device: torch.device) -> C
         blurred.astype(np.int32),
         np.stack(box_weights(sigma[blurred]), axis=1).astype(np.int32),
     )
-    return ColourParameters(*(torch.from_numpy(each).to(device, non_blocking=True) for each in arrays))
+    return ColourParameters(*(send(torch.from_numpy(each), device) for each in arrays))
 
 
 def augment_on_device(views: torch.Tensor, colour: ColourParameters) -> None:
