@@ -86,7 +86,7 @@ def _walk_units(
         block = block + 1 if block + 1 < len(starts) else 0
         k = _0
         while k < _BLOCK:
-            word = _word(data, position) if position < last else _ONES
+            word = next_word(data, position) if position < last else _ONES
             if (~word - _LOW) & word & _HIGH == _0:  # no byte of it is 0xFF
                 bits |= word >> count
                 position += (_ALMOST - count) >> np.uint64(3)
@@ -122,7 +122,7 @@ def _stop(count: np.uint64, made_up: np.uint64) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _word(data: Bytes, position: np.uint64) -> np.uint64:
+def next_word(data: Bytes, position: np.uint64) -> np.uint64:
     """Return the eight bytes from `position` on, the first one at the top; compiled, it is one instruction."""
     return (
         np.uint64(data[position]) << np.uint64(56)
