@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 KEPT = 8
@@ -36,6 +37,12 @@ class BatchMemory:
         array = np.empty(shape, dtype)
         self._arrays = [array, *self._arrays[: KEPT - 1]]
         return array
+
+    def images(self, views: int, n: int, size: int) -> tuple[torch.Tensor, NDArray[np.float32]]:
+        """Return images (V n, 3, S, S) float32, channels-last, and the same memory as (V, n, S, S, 3)."""
+        out = self.take((views, n, size, size, 3), np.float32)
+        # memory that is dense in (image, y, x, channel) order is what PyTorch calls channels-last
+        return torch.from_numpy(out).view(views * n, size, size, 3).permute(0, 3, 1, 2), out
 
 
 def _references(arrays: Sequence[NDArray[Any]], i: int) -> int:

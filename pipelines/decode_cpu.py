@@ -145,9 +145,8 @@ def _decode_image(
     """Return the pixels of a box of a sample, (h, w, 3) uint8, valid until the next call."""
     y0, x0, y1, x1 = box
     if sample.ndim == 3:
-        return torch.from_numpy(
-            np.array(sample[y0:y1, x0:x1])
-        )  # PyTorch takes no read-only memory without a warning
+        # a copy, for PyTorch takes no read-only memory without a warning
+        return torch.from_numpy(np.array(sample[y0:y1, x0:x1]))
     pixels = _decoders.boxes.decode(sample, height, width, box)
     if pixels is None:
         try:

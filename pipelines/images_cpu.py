@@ -75,11 +75,7 @@ class CpuImages:
 
     def _submit(self, fill: Fill, views: int, n: int, per_task: int) -> Pending[torch.Tensor]:
         """Give the pool the slices of a batch of n pairs or images."""
-        size = self.view.size
-        out = self.memory.take((views, n, size, size, 3), np.float32)
-        memory = torch.from_numpy(out)
+        images, out = self.memory.images(views, n, self.view.size)
         slices = [slice(start, min(start + per_task, n)) for start in range(0, n, per_task)]
         tasks = [self.pool.submit(fill, rows, out[:, rows]) for rows in slices]
-        # memory that is dense in (image, y, x, channel) order is what PyTorch calls channels-last
-        images = memory.view(views * n, size, size, 3).permute(0, 3, 1, 2)
         return Pending(tasks, lambda: images)

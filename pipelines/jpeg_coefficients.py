@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines.jpeg_entropy import next_word
 from pipelines.jpeg_huffman import (
+    AC_SLOT,
     BITS,
     CODE_BITS,
     CODE_END,
@@ -228,7 +229,7 @@ def all_there(state: State, length: Int) -> bool | np.bool:
 def _long_entry(bits: np.uint64, tables: HuffmanTables, slot: np.uint64) -> np.uint64:
     """Return the entry of a code that `codes` has no room for; 0 if there is none."""
     symbol, length = find_symbol(bits, tables, slot)
-    return np.uint64(code_entry(symbol, length, slot >= np.uint64(4)) if length > 0 else 0)
+    return np.uint64(code_entry(symbol, length, slot >= np.uint64(AC_SLOT)) if length > 0 else 0)
 
 
 @njit(nogil=True, cache=True)

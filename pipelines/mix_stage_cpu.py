@@ -5,9 +5,7 @@ Where the threads decode too, images_cpu.py does without a stage.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipelines.augment_cpu import augment_into
 from pipelines.batch_memory import BatchMemory
@@ -32,7 +30,7 @@ class CpuMixStage:
         """As `MixStage.mix`."""
         n = len(how_a.indices)
         views_a, views_b = views.numpy()[:, :n], views.numpy()[:, n:]
-        memory, out = self._images(2, n)
+        memory, out = self.memory.images(2, n, self.view.size)
 
         def mix_slice(start: int, stop: int) -> None:
             rows = slice(start, stop)
@@ -56,7 +54,7 @@ class CpuMixStage:
     def normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
         """As `MixStage.normalise`."""
         pixels = views.numpy()[0]
-        memory, out = self._images(1, len(pixels))
+        memory, out = self.memory.images(1, len(pixels), self.view.size)
 
         def normalise_slice(start: int, stop: int) -> None:
             for colour in how.colours if how is not None else ():
@@ -65,9 +63,3 @@ class CpuMixStage:
 
         self.pool.map_slices(normalise_slice, len(pixels), IMAGES_PER_TASK)
         return memory
-
-    def _images(self, views: int, n: int) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """Images (V n, 3, S, S), channels-last, and the same memory as (V, n, S, S, 3)."""
-        size = self.view.size
-        out = self.memory.take((views, n, size, size, 3), np.float32)
-        return torch.from_numpy(out).view(views * n, size, size, 3).permute(0, 3, 1, 2), out
