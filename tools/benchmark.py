@@ -6,6 +6,7 @@ python tools/benchmark.py peers --json peers.json
 from __future__ import annotations
 
 import argparse
+from tempfile import TemporaryFile
 
 from benchmarks import cifar, convert, decode, loader, mix, peers, report, scaling, step
 from benchmarks.command import Command, add_shared_options
@@ -75,9 +76,8 @@ def _prepare_outputs(options: argparse.Namespace) -> None:
             continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_name(f".{path.name}.partial").open("ab"):
+            with TemporaryFile(dir=path.parent):
                 pass
-            path.with_name(f".{path.name}.partial").unlink()
         except OSError as error:
             raise UserError(f"{name} {path}: cannot be written ({error.strerror}); choose another") from None
 

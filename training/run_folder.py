@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -100,9 +101,8 @@ class RunFolder:
         """Make the folder, or say why it cannot be."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
+            with TemporaryFile(dir=self.path):  # no name of its own that a second start could take away
+                pass
         except OSError as error:
             raise UserError(
                 f"run.folder {self.path} cannot be written ({error.strerror}); choose another"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -36,6 +38,19 @@ def test_a_folder_is_made_and_an_existing_one_left_as_it_is(tmp_path: Path) -> N
     folder.metrics.write_text("{}\n")
     folder.create()
     assert [file.name for file in folder.path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_starts_at_the_same_moment_all_find_the_folder_writable(tmp_path: Path) -> None:
+    folder, together = RunFolder(tmp_path / "run"), Barrier(8)
+
+    def create_often(_: int) -> None:
+        together.wait()
+        for _ in range(300):
+            folder.create()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create_often, range(8)))
+    assert list(folder.path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
