@@ -159,11 +159,11 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         UserError: it is no manifest, of another format, or its keys, types or sums are wrong.
     """
-    remedy = "convert again with --overwrite, or bring back the manifest that was written with the beton"
+    remedy = "bring back the manifest that was written beside the beton, or convert again with --overwrite"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot read the manifest: {error.strerror}") from error
+        raise UserError(f"{path}: cannot read the manifest ({error.strerror}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest, for it is not JSON ({error}); {remedy}") from error
     if isinstance(content, dict) and content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
