@@ -56,12 +56,12 @@ class FixedBatch:
         """Triton comes with PyTorch's CUDA builds only."""
         from pipelines.mix_kernel import mix_views
 
-        a, b = self.views
+        a, b = (each.unbind() for each in self.views)
         return lambda memory: mix_views(
             a, b, self.lam_mix, self.cut_boxes, self.mean, self.std, memory.permute(0, 3, 1, 2)
         )
 
     def _mix_on_cpu(self, memory: torch.Tensor) -> None:
-        a, b = self.views.numpy()
-        first, second = memory.numpy().reshape(2, *a.shape[1:])
+        a, b = (tuple(each) for each in self.views.numpy())
+        first, second = memory.numpy().reshape(2, *a[0].shape)
         mix_into(a, b, self.lam_mix.numpy(), self.cut_boxes.numpy(), self.mean, self.std, first, second)

@@ -163,9 +163,9 @@ def _augmentations(sets: Sequence[Inputs]) -> list[Callable[[], object]]:
 
     launches: list[Callable[[], object]] = []
     for seed, inputs in enumerate(sets):
-        views = torch.cat([inputs.views_a, inputs.views_b])
-        draws = draw_colour(Draw(seed, 0, np.arange(views.shape[0] * views.shape[1])), ColourSettings())
-        launches.append(partial(augment_on_device, views, colour_parameters([draws], views.device)))
+        views = [torch.cat(streams) for streams in zip(inputs.views_a, inputs.views_b, strict=True)]
+        draws = draw_colour(Draw(seed, 0, np.arange(len(views) * len(views[0]))), ColourSettings())
+        launches.append(partial(augment_on_device, views, colour_parameters([draws], views[0].device)))
     return launches
 
 

@@ -17,6 +17,7 @@ from pipelines.mix_cpu import mix_into
 from pipelines.mix_reference import mix
 from pipelines.mixing_draws import cut_boxes
 from pipelines.thread_pool import ThreadPool
+from pipelines.views import Views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 1000
@@ -28,9 +29,9 @@ PAIRS_OF_TASK = 2
 class Inputs:
     """n pairs of views of one size, how they are mixed, and where ours puts the images."""
 
-    views_a: torch.Tensor
-    """(2, n, S, S, 3) uint8."""
-    views_b: torch.Tensor
+    views_a: Views
+    """Two, (n, S, S, 3) uint8."""
+    views_b: Views
     lam: torch.Tensor
     """(n,) float32."""
     cut_boxes: torch.Tensor
@@ -52,14 +53,14 @@ Mixer = Callable[[Inputs], object]
 def make_inputs(n: int, size: int, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     """Noise, λ evenly spread over [0, 1], and boxes as they are drawn for these, with centres at random."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (2, n, size, size, 3)
-    a, b = (torch.randint(256, shape, dtype=torch.uint8, generator=generator) for _ in range(2))
+    shape = (2, 2 * n, size, size, 3)
+    views = [view.to(device) for view in torch.randint(256, shape, dtype=torch.uint8, generator=generator)]
     lam = torch.linspace(0, 1, n)[torch.randperm(n, generator=generator)]
     y, x = torch.randint(size, (2, n), generator=generator).numpy()
     boxes = torch.from_numpy(cut_boxes(lam.numpy(), y, x, size, size))
     return Inputs(
-        views_a=a.to(device),
-        views_b=b.to(device),
+        views_a=[view[:n] for view in views],  # as a decoder leaves them
+        views_b=[view[n:] for view in views],
         lam=lam.to(device),
         cut_boxes=boxes.to(device),
         labels=torch.randint(CLASSES, (n,), generator=generator).to(device),
@@ -78,14 +79,14 @@ def our_loop(pool: ThreadPool) -> Mixer:
     """Return the numba loop, over slices of the batch on the threads of a pool."""
 
     def run(inputs: Inputs) -> None:
-        a, b, lam, boxes = (
-            each.numpy() for each in (inputs.views_a, inputs.views_b, inputs.lam, inputs.cut_boxes)
-        )
-        up, cut = inputs.out.permute(0, 2, 3, 1).numpy().reshape(2, *a.shape[1:])
+        a, b = ([view.numpy() for view in views] for views in (inputs.views_a, inputs.views_b))
+        lam, boxes = inputs.lam.numpy(), inputs.cut_boxes.numpy()
+        up, cut = inputs.out.permute(0, 2, 3, 1).numpy().reshape(2, *a[0].shape)
 
         def fill(start: int, stop: int) -> None:
             rows = slice(start, stop)
-            mix_into(a[:, rows], b[:, rows], lam[rows], boxes[rows], MEAN, STD, up[rows], cut[rows])
+            views_a, views_b = ([view[rows] for view in views] for views in (a, b))
+            mix_into(views_a, views_b, lam[rows], boxes[rows], MEAN, STD, up[rows], cut[rows])
 
         pool.map_slices(fill, len(lam), PAIRS_OF_TASK)
 
@@ -144,8 +145,8 @@ def other_mixers() -> dict[str, Mixer]:
 
 
 def _mix_and_cast(
-    views_a: torch.Tensor,
-    views_b: torch.Tensor,
+    views_a: Views,
+    views_b: Views,
     lam: torch.Tensor,
     boxes: torch.Tensor,
     dtype: torch.dtype,

@@ -21,6 +21,7 @@ from pipelines.run_ahead import Pending, run_ahead
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
 from pipelines.view_draws import ViewDraws, ViewSettings
+from pipelines.views import Views
 
 SPLIT = "split:0.5"
 """Half of the images by CPU threads, half by DALI; `decode` finds the share that suits a machine."""
@@ -42,7 +43,7 @@ class Staged:
 
 
 def open_staged_views(beton: BetonFile, threads: int, batch: int, staged: Staged, size: int = 224) -> Feed:
-    """Feed the uint8 views (2, 2 N, S, S, 3) of both streams, not mixed; on a GPU they are there when given."""
+    """Feed the two uint8 views (2 N, S, S, 3) of both streams, not mixed; on a GPU they are there when given."""
     view, device, pool = ViewSettings(size=size), staged.device, ThreadPool(threads)
     works = open_image_works(
         view,
@@ -60,11 +61,11 @@ def open_staged_views(beton: BetonFile, threads: int, batch: int, staged: Staged
     )
     loader = PairedLoader(beton, settings, RankSlice(0, 1), images, q=Q, mix=MixSettings())
 
-    def finish(views: torch.Tensor) -> int:
+    def finish(views: Views) -> int:
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         images.feed.release(views)
-        return views.shape[1]
+        return len(views[0])
 
     def start(step: int) -> Pending[int]:
         how_a, how_b, _ = loader.draw_step(step)

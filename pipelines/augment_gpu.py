@@ -5,7 +5,8 @@ which hold every intermediate exactly (a luminance before its shift is below 2^2
 are not fused, since Pillow's are not, and cutting off a fraction makes a level out of the last bit.
 
 Contrast is about the view's mean luminance, so one program makes one view: it adds up the luminances that contrast
-will see, then changes the colours. The blur is six launches of one box blur, over the blurred views alone.
+will see, then changes the colours. The blur is six launches of one box blur, over the blurred views alone. The views
+of a batch may lie in several tensors: one launch has them all, and a program looks up which one holds its view.
 """
 
 # A kernel has nothing to group its arguments in, and they have no Python types.
@@ -26,6 +27,7 @@ from pipelines.batch import send
 from pipelines.blur_cpu import BOX_BLURS, box_weights
 from pipelines.colour_draws import ColourDraws
 from pipelines.mix_kernel import WARPS, WORDS, chunks_of_image, place_of_program, require_gpu
+from pipelines.views import Views
 
 PIXELS_AT_ONCE = 1024
 """Of one view, in one turn of the colour kernel's loops."""
@@ -36,7 +38,7 @@ those of other threads; along a column 16 neighbours are one load."""
 
 @dataclass(frozen=True)
 class ColourParameters:
-    """What is drawn for m views, on the device."""
+    """What is drawn for the m = V n views of a batch, on the device: those of the first tensor, then of the next."""
 
     order: torch.Tensor
     """(m, 3) uint8: operations, first to last, as in `ColourDraws`."""
@@ -51,7 +53,7 @@ class ColourParameters:
 
 
 def colour_parameters(colours: Sequence[ColourDraws], device: torch.device) -> ColourParameters:
-    """Bring draws to the device, one for each group of views, in the order in which the views lie in memory."""
+    """Bring draws to the device, one for each group of views, in the order of the views."""
     jitter = [[each.brightness, each.contrast, each.saturation] for each in colours]
     sigma = np.concatenate([each.blur_sigma for each in colours])
     blurred = np.flatnonzero(sigma)
@@ -65,25 +67,23 @@ def colour_parameters(colours: Sequence[ColourDraws], device: torch.device) -> C
     return ColourParameters(*(send(torch.from_numpy(each), device) for each in arrays))
 
 
-def augment_on_device(views: torch.Tensor, colour: ColourParameters) -> None:
-    """Change the colours of views (..., H, W, 3) uint8, contiguous, in place.
-
-    Args:
-        views: m in all, as (V, n, H, W, 3) for instance.
-        colour: what is drawn for them, in the order of memory.
+def augment_on_device(views: Views, colour: ColourParameters) -> None:
+    """Change the colours of V views (n, H, W, 3) uint8, each contiguous, in place.
 
     Raises:
         UserError: the tensors are not on a CUDA device, and Triton's interpreter is off.
     """
-    height, width = views.shape[-3:-1]
-    m = views.numel() // (3 * height * width)
-    assert views.dtype == torch.uint8 and views.is_contiguous() and len(colour.order) == m
+    n, height, width = views[0].shape[:3]
+    for view in views:
+        assert view.shape == (n, height, width, 3) and view.dtype == torch.uint8 and view.is_contiguous()
+        require_gpu(view)
+    assert len(colour.order) == len(views) * n
     assert height * width <= 2**22  # so that the sum of a view's luminances fits 32 bits, twice
-    require_gpu(views)
-    if m == 0:
+    if n == 0:
         return
-    _change_colours[(m,)](
-        views,
+    _change_colours[(len(views) * n,)](
+        tuple(views),
+        n,
         colour.order,
         colour.factors,
         colour.gray,
@@ -93,17 +93,19 @@ def augment_on_device(views: torch.Tensor, colour: ColourParameters) -> None:
         num_warps=2 * WARPS,
     )
     if len(colour.blurred) > 0:
-        _blur(views, colour, height, width)
+        _blur(views, colour)
 
 
-def _blur(views: torch.Tensor, colour: ColourParameters, height: int, width: int) -> None:
+def _blur(views: Views, colour: ColourParameters) -> None:
     """Blur some of the views: back and forth between them and a scratch tensor, an even number of times."""
-    scratch = views.new_empty((len(colour.blurred), height, width, 3))
+    n, height, width = views[0].shape[:3]
+    scratch = views[0].new_empty((len(colour.blurred), height, width, 3))
     for turn in range(2 * BOX_BLURS):
         along_rows = turn < BOX_BLURS
         word = WORD_OF_ROWS if along_rows else WORD_OF_COLUMNS
         _box_blur[(len(scratch) * chunks_of_image(height, width, word),)](
-            views,
+            tuple(views),
+            n,
             scratch,
             colour.blurred,
             colour.boxes,
@@ -118,10 +120,10 @@ def _blur(views: torch.Tensor, colour: ColourParameters, height: int, width: int
 
 
 @triton.jit
-def _change_colours(views, order, factors, gray, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
+def _change_colours(views, n, order, factors, gray, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
     """Jitter, then grayscale, of one view."""
-    view = tl.program_id(0).to(tl.int64)
-    samples = views + view * (3 * PIXELS)
+    view = tl.program_id(0)
+    samples = _memory_of_view(views, n, view, 3 * PIXELS)
     first = tl.load(order + 3 * view)
     second = tl.load(order + 3 * view + 1)
     third = tl.load(order + 3 * view + 2)
@@ -148,6 +150,15 @@ def _change_colours(views, order, factors, gray, PIXELS: tl.constexpr, BLOCK: tl
         tl.store(pixels, tl.where(is_gray, luminance, red).to(tl.uint8), mask=valid)
         tl.store(pixels + 1, tl.where(is_gray, luminance, green).to(tl.uint8), mask=valid)
         tl.store(pixels + 2, tl.where(is_gray, luminance, blue).to(tl.uint8), mask=valid)
+
+
+@triton.jit
+def _memory_of_view(views, n, view, SAMPLES: tl.constexpr):
+    """Where view 0 to V n - 1 begins: n lie in each tensor, one after the other."""
+    memory = views[0]
+    for v in tl.static_range(1, len(views)):
+        memory = tl.where(view >= v * n, views[v], memory)
+    return memory + (view % n).to(tl.int64) * SAMPLES
 
 
 _CONTRAST = tl.constexpr(CONTRAST)
@@ -187,6 +198,7 @@ def _adjust(red, green, blue, operation, factor, mean):
 @triton.jit
 def _box_blur(
     views,
+    n,
     scratch,
     blurred,
     boxes,
@@ -202,7 +214,7 @@ def _box_blur(
     inner = tl.load(boxes + 3 * which).to(tl.uint32)
     outer = tl.load(boxes + 3 * which + 1).to(tl.uint32)
     radius = tl.load(boxes + 3 * which + 2)
-    view = views + tl.load(blurred + which).to(tl.int64) * (3 * HEIGHT * WIDTH)
+    view = _memory_of_view(views, n, tl.load(blurred + which), 3 * HEIGHT * WIDTH)
     spare = scratch + which * (3 * HEIGHT * WIDTH)
     source, target = (spare, view) if INTO_VIEWS else (view, spare)
     STEP: tl.constexpr = 3 if ALONG_ROWS else 3 * WIDTH

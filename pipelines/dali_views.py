@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipelines.beton_format import RAW_MODE
@@ -15,6 +14,7 @@ from pipelines.run_ahead import Pending
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import DecodedViews
+from pipelines.views import Views
 
 
 class DaliViews:
@@ -31,18 +31,19 @@ class DaliViews:
         self.decoder = decoder
         self.crops = DecodedViews(beton, settings)
 
-    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
+    def training(self, how: ViewDraws) -> Pending[Views]:
         """As `ViewFeed.training`."""
         return self._decode(how.indices, how.crops.astype(np.float64), how.flips, crop_first=True)
 
-    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
         """As `ViewFeed.evaluation`."""
         boxes = self.crops.evaluation_boxes(indices)[:, None]
         no_flips = np.zeros((len(indices), 1), np.bool_)
         return self._decode(indices, boxes, no_flips, crop_first=False)
 
-    def release(self, views: torch.Tensor) -> None:
-        """As `ViewFeed.release`: the views are a copy, and PyTorch's to free."""
+    def release(self, views: Views) -> None:
+        """As `ViewFeed.release`: DALI may write to their memory again."""
+        self.decoder.release(views)
 
     def _decode(
         self,
@@ -51,21 +52,18 @@ class DaliViews:
         flips: NDArray[np.bool_],
         *,
         crop_first: bool,
-    ) -> Pending[torch.Tensor]:
+    ) -> Pending[Views]:
         samples = [self.beton.image_bytes(i) for i in indices.tolist()]
         image_sizes = np.stack([self.beton.heights[indices], self.beton.widths[indices]], axis=1)
         ticket = self.decoder.schedule(samples, boxes, flips, image_sizes, crop_first=crop_first)
         return Pending([], lambda: self._take(ticket, indices), lambda: self.decoder.discard(ticket))
 
-    def _take(self, ticket: Ticket, indices: NDArray[np.int64]) -> torch.Tensor:
-        """(V, n, S, S, 3) uint8 of memory that is not DALI's, so that its buffers go round quickly."""
+    def _take(self, ticket: Ticket, indices: NDArray[np.int64]) -> Views:
+        """The views in DALI's own memory, until `release`."""
         try:
-            frames = self.decoder.take(ticket)
+            return self.decoder.take(ticket)
         except RuntimeError as error:
             raise self.name_bad_image(indices, str(error)) from error
-        views = torch.stack(frames)
-        self.decoder.release(frames)
-        return views
 
     def name_bad_image(self, indices: NDArray[np.int64], message: str) -> UserError:
         """What DALI failed on, by the CPU decoder's findings, or else by the sample that DALI names."""

@@ -20,9 +20,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipelines.crop_windows import CropWindows, crop_windows
 from pipelines.dali_graph import DaliSettings, DaliShape, build_pipeline
-
-Frames = list[torch.Tensor]
-"""Of each view (n, S, S, 3) uint8."""
+from pipelines.views import Views
 
 
 @dataclass(eq=False)
@@ -31,8 +29,8 @@ class Ticket:
 
     views: int
     """Crops that were asked for, at most the pipeline's V."""
-    frames: Frames | None = None
-    """Its views, once it is taken from DALI's queue."""
+    made: Views | None = None
+    """Those crops, once the batch is taken from DALI's queue."""
     error: RuntimeError | None = None
     """Why there are none."""
     fed: list[Any] = field(default_factory=list)
@@ -49,7 +47,7 @@ class DaliDecoder:
         self.device = device
         self.on_gpu = device.type == "cuda"
         self.scheduled: deque[Ticket] = deque()
-        self.in_use: deque[tuple[torch.cuda.Event, Frames]] = deque()
+        self.in_use: deque[tuple[torch.cuda.Event, Views]] = deque()
         self.pipeline: Any = build_pipeline(shape, settings, settings.threads or threads, device)
         self._warm_up()
 
@@ -81,29 +79,30 @@ class DaliDecoder:
         ]
         return self._schedule(list(samples), views)
 
-    def take(self, ticket: Ticket) -> Frames:
+    def take(self, ticket: Ticket) -> Views:
         """Return the (n, S, S, 3) uint8 of each view of a batch; with a GPU, ordered on PyTorch's current stream.
 
-        The tensors own their memory. On a GPU call `release` when all that reads them is on that stream.
+        The tensors own their memory and may be written to. On a GPU call `release` when all that reads them is on that
+        stream.
 
         Raises:
             RuntimeError: DALI could not decode the batch.
         """
-        while ticket.frames is None and ticket.error is None:
+        while ticket.made is None and ticket.error is None:
             self._collect()
         if ticket.error is not None:
             raise ticket.error
-        frames, ticket.frames = ticket.frames, None
-        assert frames is not None
-        return frames
+        views, ticket.made = ticket.made, None
+        assert views is not None
+        return views
 
     def discard(self, ticket: Ticket) -> None:
         """Wait until DALI is done with a batch that nobody wants any more."""
         while ticket in self.scheduled:
             self._collect()
-        ticket.frames = None
+        ticket.made = None
 
-    def release(self, frames: Frames) -> None:
+    def release(self, views: Views) -> None:
         """Let DALI have the memory back once the work on PyTorch's current stream is done.
 
         DALI would reuse it in the order of its own stream, which does not wait for PyTorch's.
@@ -112,7 +111,7 @@ class DaliDecoder:
             return
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
-        self.in_use.append((event, frames))
+        self.in_use.append((event, views))
         while self.in_use and self.in_use[0][0].query():
             self.in_use.popleft()
 
@@ -139,7 +138,7 @@ class DaliDecoder:
         stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
         try:
             outputs = self.pipeline.share_outputs(stream)[: ticket.views]
-            ticket.frames = [from_dlpack(output.as_tensor()) for output in outputs]
+            ticket.made = [from_dlpack(output.as_tensor()) for output in outputs]
             self.pipeline.release_outputs()
         except RuntimeError as error:
             ticket.error = error

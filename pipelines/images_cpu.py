@@ -41,8 +41,8 @@ class CpuImages:
             self.source.training_views(how_a, rows, views_a)
             self.source.training_views(how_b, rows, views_b)
             mix_into(
-                views_a,
-                views_b,
+                tuple(views_a),
+                tuple(views_b),
                 mixing.lam_mix[rows],
                 mixing.cut_boxes[rows],
                 self.view.mean,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.mixing_draws import MixDraws
 from pipelines.run_ahead import Pending
 from pipelines.view_draws import CropDraws, ViewDraws
+from pipelines.views import Views
 
 
 class ViewFeed(Protocol):
@@ -23,14 +24,16 @@ class ViewFeed(Protocol):
     def crops(self) -> CropDraws:
         """How a crop of this set is drawn."""
 
-    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
-        """(V, n, S, S, 3) uint8: V views of each of n images, free to be changed."""
+    def training(self, how: ViewDraws) -> Pending[Views]:
+        """V views (n, S, S, 3) uint8 of each of n images, free to be changed."""
 
-    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
-        """(1, n, S, S, 3) uint8: the middle of each of n images."""
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
+        """One view (n, S, S, 3) uint8: the middle of each of n images."""
 
-    def release(self, views: torch.Tensor) -> None:
-        """Take views back whose readers are done, or in order on PyTorch's current stream."""
+    def release(self, views: Views) -> None:
+        """Take views back, once, whose readers are done, or in order on PyTorch's current stream.
+
+        Until then nothing else writes to them; after, the feed may."""
 
 
 class MixStage(Protocol):
@@ -38,15 +41,15 @@ class MixStage(Protocol):
 
     def mix(
         self,
-        views: torch.Tensor,
+        views: Views,
         how_a: ViewDraws,
         how_b: ViewDraws,
         mixing: MixDraws,
     ) -> torch.Tensor:
-        """(2, 2 n, S, S, 3) uint8, views of n images of a, then of b -> as `ImageBackend.pairs`."""
+        """Two views (2 n, S, S, 3) uint8 of n images of a, then of b -> as `ImageBackend.pairs`."""
 
-    def normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
-        """(1, n, S, S, 3) uint8 -> (n, 3, S, S); `how` holds the colours, None in evaluation."""
+    def normalise(self, views: Views, how: ViewDraws | None) -> torch.Tensor:
+        """One view (n, S, S, 3) uint8 -> (n, 3, S, S); `how` holds the colours, None in evaluation."""
 
 
 class StagedImages:
@@ -66,7 +69,7 @@ class StagedImages:
             colours=(),
         )
 
-        def mix(views: torch.Tensor) -> torch.Tensor:
+        def mix(views: Views) -> torch.Tensor:
             images = self.stage.mix(views, how_a, how_b, mixing)
             self.feed.release(views)
             return images
@@ -81,7 +84,7 @@ class StagedImages:
         """As `ImageBackend.evaluation`."""
         return self.feed.evaluation(indices).then(lambda views: self._normalise(views, None))
 
-    def _normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
+    def _normalise(self, views: Views, how: ViewDraws | None) -> torch.Tensor:
         images = self.stage.normalise(views, how)
         self.feed.release(views)
         return images

@@ -7,6 +7,8 @@ and addition for each of a and b, in vector registers. mix_reference.py says wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -17,8 +19,8 @@ Rows = NDArray[np.float32]
 
 
 def mix_into(
-    views_a: NDArray[np.uint8],
-    views_b: NDArray[np.uint8],
+    views_a: Sequence[NDArray[np.uint8]],
+    views_b: Sequence[NDArray[np.uint8]],
     lam: NDArray[np.float32],
     cut_boxes: NDArray[np.int32],
     mean: ChannelValues,
@@ -29,7 +31,7 @@ def mix_into(
     """Mix n pairs, a slice of a batch, in the calling thread; arguments as for `mix_reference.mix`.
 
     Args:
-        views_a: (2, n, H, W, 3) uint8, strided at will in the first two dimensions.
+        views_a: two views (n, H, W, 3) uint8, strided at will in the first dimension.
         views_b: the same.
         lam: (n,).
         cut_boxes: (n, 4).
@@ -41,7 +43,8 @@ def mix_into(
     Raises:
         ValueError: a box leaves the view.
     """
-    height, width = views_a.shape[2:4]
+    (a1, a2), (b1, b2) = views_a, views_b
+    height, width = a1.shape[1:3]
     scale, shift = _row_of_factors(mean, std, width)
     for i, (y0, x0, y1, x1) in enumerate(cut_boxes.tolist()):
         if not (0 <= y0 <= y1 <= height and 0 <= x0 <= x1 <= width):
@@ -49,15 +52,8 @@ def mix_into(
                 f"pair {i}: cut box (y0, x0, y1, x1) = {(y0, x0, y1, x1)} leaves the view, "
                 f"which has {height} rows of {width} pixels"
             )
-        _mix_up(_rows(views_a[0, i]), _rows(views_b[0, i]), lam[i], scale, shift, _rows(out_mix[i]))
-        _cut_mix(
-            _rows(views_a[1, i]),
-            _rows(views_b[1, i]),
-            (y0, 3 * x0, y1, 3 * x1),
-            scale,
-            shift,
-            _rows(out_cut[i]),
-        )
+        _mix_up(_rows(a1[i]), _rows(b1[i]), lam[i], scale, shift, _rows(out_mix[i]))
+        _cut_mix(_rows(a2[i]), _rows(b2[i]), (y0, 3 * x0, y1, 3 * x1), scale, shift, _rows(out_cut[i]))
 
 
 def normalise_into(

@@ -21,6 +21,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from pipelines.mix_reference import ChannelValues
 from pipelines.user_error import UserError
+from pipelines.views import Views
 
 BYTES_OF_WORD = 16
 """Of the output: the widest store of a thread."""
@@ -30,8 +31,8 @@ WARPS = 4
 
 
 def mix_views(
-    views_a: torch.Tensor,
-    views_b: torch.Tensor,
+    views_a: Views,
+    views_b: Views,
     lam: torch.Tensor,
     cut_boxes: torch.Tensor,
     mean: ChannelValues,
@@ -41,7 +42,8 @@ def mix_views(
     """Mix n pairs into `out`, on its device; nothing is allocated and the host does not wait.
 
     Args:
-        views_a: (2, n, H, W, 3) uint8, strided at will in the first two dimensions.
+        views_a: two views (n, H, W, 3) uint8, strided at will in the first dimension; loads are wide where all
+            addresses and strides are multiples of 16.
         views_b: the same of stream b.
         lam: (n,) float32 in [0, 1], contiguous.
         cut_boxes: (n, 4) int32 (y0, x0, y1, x1) inside the view, contiguous; not checked.
@@ -52,19 +54,19 @@ def mix_views(
     Raises:
         UserError: the tensors are not on a CUDA device, and Triton's interpreter is off.
     """
-    n, height, width = views_a.shape[1:4]
-    assert views_a.shape == views_b.shape == (2, n, height, width, 3)
+    (a1, a2), (b1, b2) = views_a, views_b
+    n, height, width = a1.shape[:3]
+    assert all(view.shape == (n, height, width, 3) for view in (a1, b1, a2, b2))
     check_mixing(lam, cut_boxes, n)
     word = check_target(out, (2 * n, 3, height, width))
     scale, shift = normalising_factors(mean, std)
     _mix_views[(n * chunks_of_image(height, width, word), 2)](
-        view_memory(views_a),
-        view_memory(views_b),
+        *(view_memory(view) for view in (a1, b1, a2, b2)),
+        (a1.stride(0), b1.stride(0), a2.stride(0), b2.stride(0)),
         lam,
         cut_boxes,
         out,
         n,
-        (*views_a.stride()[:2], *views_b.stride()[:2]),
         scale,
         shift,
         HEIGHT=height,
@@ -137,13 +139,15 @@ def chunks_of_image(height: int, width: int, word: int) -> int:
 
 @triton.jit
 def _mix_views(
-    views_a,
-    views_b,
+    a1,
+    b1,
+    a2,
+    b2,
+    strides,
     lam,
     cut_boxes,
     out,
     n,
-    strides,
     scale,
     shift,
     HEIGHT: tl.constexpr,
@@ -154,11 +158,11 @@ def _mix_views(
     """One chunk of one mixed image: the MixUp image of the pair for view 0, else the CutMix image."""
     pair, starts, offsets, valid = place_of_program(HEIGHT, WIDTH, WORD, WORDS)
     view = tl.program_id(1).to(tl.int64)
-    samples_a = views_a + view * strides[0] + pair * strides[1] + offsets
-    samples_b = views_b + view * strides[2] + pair * strides[3] + offsets
     if view == 0:
+        samples_a, samples_b = a1 + pair * strides[0] + offsets, b1 + pair * strides[1] + offsets
         mixed = _mix_up(samples_a, samples_b, lam + pair, valid)
     else:
+        samples_a, samples_b = a2 + pair * strides[2] + offsets, b2 + pair * strides[3] + offsets
         mixed = _cut_mix(samples_a, samples_b, cut_boxes + 4 * pair, valid, starts, WIDTH, WORD, WORDS)
     store_normalised(out, view * n + pair, starts, mixed, valid, scale, shift, HEIGHT, WIDTH, WORD)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import torch
 
+from pipelines.views import Views
+
 ChannelValues = tuple[float, float, float]
 """One number for each of red, green and blue, in units of the full range (255 is 1)."""
 
 
 def mix(
-    views_a: torch.Tensor,
-    views_b: torch.Tensor,
+    views_a: Views,
+    views_b: Views,
     lam: torch.Tensor,
     cut_boxes: torch.Tensor,
     mean: ChannelValues,
@@ -25,7 +27,7 @@ def mix(
     """Mix n pairs.
 
     Args:
-        views_a: (2, n, H, W, 3) uint8, two views of each image of stream a.
+        views_a: two views (n, H, W, 3) uint8 of each image of stream a.
         views_b: the same of stream b.
         lam: (n,) float32 in [0, 1], the weight of image a in the MixUp image.
         cut_boxes: (n, 4) int (y0, x0, y1, x1), half-open, in pixels of the view: b's patch.
@@ -36,15 +38,15 @@ def mix(
         (2 n, 3, H, W) float32, channels-last, normalised as (x / 255 - mean) / std: first the n MixUp images
         λ a1 + (1 - λ) b1, then the n CutMix images, a2 with b2 inside the box.
     """
-    a, b = views_a.float(), views_b.float()
+    a1, a2, b1, b2 = (view.float() for view in (*views_a, *views_b))
     weight = lam.float()[:, None, None, None]
-    mixed_up = weight * a[0] + (1 - weight) * b[0]
-    height, width = views_a.shape[2:4]
-    rows = torch.arange(height, device=a.device)[:, None, None]
-    columns = torch.arange(width, device=a.device)[:, None]
+    mixed_up = weight * a1 + (1 - weight) * b1
+    height, width = a1.shape[1:3]
+    rows = torch.arange(height, device=a1.device)[:, None, None]
+    columns = torch.arange(width, device=a1.device)[:, None]
     y0, x0, y1, x1 = (side[:, None, None, None] for side in cut_boxes.T)
     inside = (y0 <= rows) & (rows < y1) & (x0 <= columns) & (columns < x1)
-    cut_mixed = torch.where(inside, b[1], a[1])
+    cut_mixed = torch.where(inside, b2, a2)
     return normalise(torch.cat([mixed_up, cut_mixed]), mean, std)
 
 

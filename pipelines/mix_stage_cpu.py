@@ -13,6 +13,7 @@ from pipelines.mix_cpu import mix_into, normalise_into
 from pipelines.mixing_draws import MixDraws
 from pipelines.thread_pool import ThreadPool
 from pipelines.view_draws import ViewDraws, ViewSettings
+from pipelines.views import Views
 
 IMAGES_PER_TASK = 8
 """Mixing 8 pairs of 224 x 224 takes half a millisecond."""
@@ -26,10 +27,11 @@ class CpuMixStage:
         self.pool = pool
         self.memory = BatchMemory()
 
-    def mix(self, views: torch.Tensor, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> torch.Tensor:
+    def mix(self, views: Views, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> torch.Tensor:
         """As `MixStage.mix`."""
         n = len(how_a.indices)
-        views_a, views_b = views.numpy()[:, :n], views.numpy()[:, n:]
+        pixels = [view.numpy() for view in views]
+        views_a, views_b = [view[:n] for view in pixels], [view[n:] for view in pixels]
         memory, out = self.memory.images(2, n, self.view.size)
 
         def mix_slice(start: int, stop: int) -> None:
@@ -38,8 +40,8 @@ class CpuMixStage:
                 for view, colour in zip(part, how.colours, strict=False):
                     augment_into(view[rows], colour, start)
             mix_into(
-                views_a[:, rows],
-                views_b[:, rows],
+                [view[rows] for view in views_a],
+                [view[rows] for view in views_b],
                 mixing.lam_mix[rows],
                 mixing.cut_boxes[rows],
                 self.view.mean,
@@ -51,9 +53,9 @@ class CpuMixStage:
         self.pool.map_slices(mix_slice, n, IMAGES_PER_TASK)
         return memory
 
-    def normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
+    def normalise(self, views: Views, how: ViewDraws | None) -> torch.Tensor:
         """As `MixStage.normalise`."""
-        pixels = views.numpy()[0]
+        pixels = views[0].numpy()
         memory, out = self.memory.images(1, len(pixels), self.view.size)
 
         def normalise_slice(start: int, stop: int) -> None:

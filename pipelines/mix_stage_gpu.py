@@ -10,6 +10,7 @@ from pipelines.batch import send
 from pipelines.mix_kernel import mix_views, normalise_views
 from pipelines.mixing_draws import MixDraws
 from pipelines.view_draws import ViewDraws, ViewSettings
+from pipelines.views import Views
 
 
 class GpuMixStage:
@@ -20,10 +21,10 @@ class GpuMixStage:
         self.device = device
         self.dtype = dtype
 
-    def mix(self, views: torch.Tensor, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> torch.Tensor:
+    def mix(self, views: Views, how_a: ViewDraws, how_b: ViewDraws, mixing: MixDraws) -> torch.Tensor:
         """As `MixStage.mix`."""
         n = len(how_a.indices)
-        views_a, views_b = views[:, :n], views[:, n:]
+        views_a, views_b = [view[:n] for view in views], [view[n:] for view in views]
         if how_a.colours:
             in_memory = [
                 each for of_view in zip(how_a.colours, how_b.colours, strict=True) for each in of_view
@@ -37,11 +38,11 @@ class GpuMixStage:
         mix_views(views_a, views_b, lam, boxes, self.view.mean, self.view.std, out)
         return out
 
-    def normalise(self, views: torch.Tensor, how: ViewDraws | None) -> torch.Tensor:
+    def normalise(self, views: Views, how: ViewDraws | None) -> torch.Tensor:
         """As `MixStage.normalise`."""
         if how is not None and how.colours:
             augment_on_device(views, colour_parameters(how.colours, self.device))
-        out = self._images(views.shape[1])
+        out = self._images(len(views[0]))
         normalise_views(views[0], self.view.mean, self.view.std, out)
         return out
 

@@ -18,6 +18,7 @@ from pipelines.run_ahead import Pending
 from pipelines.thread_pool import ThreadPool
 from pipelines.view_draws import ViewDraws
 from pipelines.view_sources import ViewSource
+from pipelines.views import Views
 
 Fill = Callable[[slice, NDArray[np.uint8]], None]
 """Makes the views (V, m, S, S, 3) of some rows of a batch."""
@@ -49,21 +50,21 @@ class PinnedViews:
         self.free: dict[tuple[int, ...], list[Slot]] = {}
         """By shape; as many slots exist as batches have ever been on their way at once."""
         self.handed_out: dict[int, Slot] = {}
-        """By the address of the views, until `release`."""
+        """By the address of the first view, until `release`."""
 
-    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
+    def training(self, how: ViewDraws) -> Pending[Views]:
         """As `ViewFeed.training`."""
         plain = replace(how, colours=())
         views, n = how.flips.shape[1], len(how.indices)
         return self._submit((views, n), lambda rows, out: self.source.training_views(plain, rows, out))
 
-    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
         """As `ViewFeed.evaluation`."""
         return self._submit(
             (1, len(indices)), lambda rows, out: self.source.evaluation_views(indices[rows], out[0])
         )
 
-    def _submit(self, count: tuple[int, int], fill: Fill) -> Pending[torch.Tensor]:
+    def _submit(self, count: tuple[int, int], fill: Fill) -> Pending[Views]:
         slot = self._free_slot((*count, self.size, self.size, 3))
         per_task = self.source.images_per_task
 
@@ -77,18 +78,18 @@ class PinnedViews:
         tasks = [self.pool.submit(make, slice(start, min(start + per_task, count[1]))) for start in starts]
         return Pending(tasks, lambda: self._receive(slot), lambda: self._give_back(slot))
 
-    def release(self, views: torch.Tensor) -> None:
+    def release(self, views: Views) -> None:
         """As `ViewFeed.release`."""
-        slot = self.handed_out.pop(views.data_ptr())
+        slot = self.handed_out.pop(views[0].data_ptr())
         slot.used.record(torch.cuda.current_stream(self.device))
-        self.free.setdefault(tuple(views.shape), []).append(slot)
+        self.free.setdefault(tuple(slot.views.shape), []).append(slot)
 
-    def _receive(self, slot: Slot) -> torch.Tensor:
+    def _receive(self, slot: Slot) -> Views:
         """The views, ordered on PyTorch's current stream; all copies have been sent off by now."""
         slot.sent.record(self.copy_stream)
         torch.cuda.current_stream(self.device).wait_event(slot.sent)
         self.handed_out[slot.views.data_ptr()] = slot
-        return slot.views
+        return slot.views.unbind()
 
     def _give_back(self, slot: Slot) -> None:
         """Free the slot of a batch that nobody wants, once the copies that have been sent off are done."""

@@ -144,7 +144,7 @@ def _gathered_images(loader: ResidentLoader, dtype: torch.dtype) -> Callable[[St
         if len(streams) == 1:
             return normalise(streams[0][0], view.mean, view.std).to(dtype)
         a, b = streams
-        return mix(a, b, draws.lam[0], draws.cut_boxes, view.mean, view.std).to(dtype)
+        return mix(a.unbind(), b.unbind(), draws.lam[0], draws.cut_boxes, view.mean, view.std).to(dtype)
 
     return make
 

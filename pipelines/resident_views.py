@@ -11,6 +11,7 @@ from pipelines.batch import send
 from pipelines.run_ahead import Pending
 from pipelines.view_draws import ViewDraws
 from pipelines.view_sources import ResidentViews
+from pipelines.views import Views
 
 
 class ResidentDeviceViews:
@@ -24,7 +25,7 @@ class ResidentDeviceViews:
         self.padded = F.pad(self.images, (0, 0, pad, pad, pad, pad))
         """(n, S + 2 pad, S + 2 pad, 3), black around the images."""
 
-    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
+    def training(self, how: ViewDraws) -> Pending[Views]:
         """As `ViewFeed.training`; a crop's place and mirroring are indices, made on the host."""
         pixels = np.arange(self.images.shape[1])
         columns = np.where(how.flips[..., None], pixels[::-1], pixels) + how.crops[..., 1:]
@@ -34,12 +35,12 @@ class ResidentDeviceViews:
             for each in (np.broadcast_to(how.indices[:, None], how.flips.shape), rows, columns)
         )
         views = self.padded[image[:, :, None, None], row[:, :, :, None], column[:, :, None, :]]
-        return Pending([], lambda: views)
+        return Pending([], views.unbind)
 
-    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
         """As `ViewFeed.evaluation`."""
-        views = self.images[send(torch.from_numpy(indices), self.device)][None]
-        return Pending([], lambda: views)
+        view = self.images[send(torch.from_numpy(indices), self.device)]
+        return Pending([], lambda: [view])
 
-    def release(self, views: torch.Tensor) -> None:
+    def release(self, views: Views) -> None:
         """As `ViewFeed.release`: the views are PyTorch's to free."""

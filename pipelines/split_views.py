@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pipelines.images_staged import ViewFeed
 from pipelines.run_ahead import Pending
 from pipelines.view_draws import ViewDraws
+from pipelines.views import Views
 
-Part = tuple[ViewFeed, Pending[torch.Tensor]]
+Part = tuple[ViewFeed, Pending[Views]]
 
 
 class SplitViews:
@@ -23,7 +24,7 @@ class SplitViews:
         self.feeds = (first, rest)
         self.share = share
 
-    def training(self, how: ViewDraws) -> Pending[torch.Tensor]:
+    def training(self, how: ViewDraws) -> Pending[Views]:
         """As `ViewFeed.training`."""
         parts = []
         for feed, rows in self._rows(len(how.indices)):
@@ -33,11 +34,11 @@ class SplitViews:
             parts.append((feed, feed.training(part)))
         return _join(parts)
 
-    def evaluation(self, indices: NDArray[np.int64]) -> Pending[torch.Tensor]:
+    def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
         """As `ViewFeed.evaluation`."""
         return _join([(feed, feed.evaluation(indices[rows])) for feed, rows in self._rows(len(indices))])
 
-    def release(self, views: torch.Tensor) -> None:
+    def release(self, views: Views) -> None:
         """As `ViewFeed.release`: the views are a copy, and PyTorch's to free."""
 
     def _rows(self, n: int) -> list[tuple[ViewFeed, slice]]:
@@ -47,12 +48,12 @@ class SplitViews:
         return [(feed, each) for feed, each in rows if each.start < each.stop]
 
 
-def _join(parts: list[Part]) -> Pending[torch.Tensor]:
+def _join(parts: list[Part]) -> Pending[Views]:
     """The views of all parts, in their order, in memory of their own."""
 
-    def finish() -> torch.Tensor:
+    def finish() -> Views:
         views = [pending.finish() for _, pending in parts]
-        whole = torch.cat(views, dim=1)
+        whole = [torch.cat(of_parts) for of_parts in zip(*views, strict=True)]
         for (feed, _), part in zip(parts, views, strict=True):
             feed.release(part)
         return whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,9 @@ CPU = torch.device("cpu")
 
 def test_inputs_are_pairs_of_noise_with_boxes_of_their_lam() -> None:
     inputs = make_inputs(80, 30, torch.float32, CPU, 0)
-    assert inputs.views_a.shape == inputs.views_b.shape == (2, 80, 30, 30, 3)
-    assert not torch.equal(inputs.views_a, inputs.views_b)
+    views = [*inputs.views_a, *inputs.views_b]
+    assert [view.shape for view in views] == [(80, 30, 30, 3)] * 4
+    assert not any(torch.equal(*pair) for pair in combinations(views, 2))
     y0, x0, y1, x1 = inputs.cut_boxes.T
     whole = (y0 > 0) & (x0 > 0) & (y1 < 30) & (x1 < 30)  # not clipped by the border
     side = 30 * torch.sqrt(1 - inputs.lam)

@@ -69,7 +69,7 @@ def difference(interpreted: Callable[..., None]) -> Callable[[Array, ColourDraws
 
     def measure(views: Array, colour: ColourDraws) -> int:
         changed = from_numpy(views.copy())
-        interpreted(augment_on_device, changed, colour_parameters([colour], torch.device("cpu")))
+        interpreted(augment_on_device, [changed], colour_parameters([colour], torch.device("cpu")))
         return int(np.abs(changed.numpy().astype(int) - augment(views, colour)).max())
 
     return measure
@@ -115,14 +115,22 @@ def test_the_official_recipe_on_photographs(difference: Callable[..., int]) -> N
     assert np.abs(augment(views, colour).astype(int) - views).max() > 50  # there is something to find
 
 
-def test_views_of_several_draws_lie_one_after_the_other(interpreted: Callable[..., None]) -> None:
-    """As (V, n, H, W, 3), with draws of their own for each V."""
-    views = _photographs(10, 12, 11).reshape(2, 5, 12, 11, 3)
-    colours = [_official_recipe(5, seed) for seed in (1, 2)]
-    changed = from_numpy(views.copy())
+@pytest.mark.parametrize(("tensors", "n"), [(2, 5), (3, 4), (3, 1)])
+def test_views_of_several_draws_and_in_several_tensors(
+    interpreted: Callable[..., None], tensors: int, n: int
+) -> None:
+    """Draws of two streams for the views in each tensor; in memory the tensors lie in another order, with gaps."""
+    views = _photographs(2 * n * tensors, 12, 11).reshape(tensors, 2, n, 12, 11, 3)
+    colours = [_official_recipe(n, seed) for seed in range(2 * tensors)]
+    memory = torch.full((2 * tensors, 2 * n, 12, 11, 3), 77, dtype=torch.uint8)
+    changed = [memory[2 * (tensors - v) - 1] for v in range(tensors)]
+    for each, view in zip(changed, views, strict=True):
+        each.copy_(from_numpy(view.reshape(2 * n, 12, 11, 3)))
     interpreted(augment_on_device, changed, colour_parameters(colours, torch.device("cpu")))
-    expected = np.stack([augment(*each) for each in zip(views, colours, strict=True)])
-    np.testing.assert_array_equal(changed.numpy(), expected)
+    for v, each in enumerate(changed):
+        expected = [augment(views[v, stream], colours[2 * v + stream]) for stream in range(2)]
+        np.testing.assert_array_equal(each.numpy(), np.concatenate(expected))
+    assert (memory[::2] == 77).all()  # nothing between them is touched
 
 
 def test_only_blurred_views_have_weights_of_a_blur() -> None:
@@ -134,22 +142,22 @@ def test_only_blurred_views_have_weights_of_a_blur() -> None:
 
 def test_nothing_to_do_is_no_error(interpreted: Callable[..., None]) -> None:
     none = colour_parameters([_colour(0)], torch.device("cpu"))
-    interpreted(augment_on_device, torch.empty((0, 4, 5, 3), dtype=torch.uint8), none)
+    interpreted(augment_on_device, [torch.empty((0, 4, 5, 3), dtype=torch.uint8)], none)
 
 
 def test_tensors_of_a_cpu_are_refused_in_one_sentence() -> None:
     parameters = colour_parameters([_colour(2)], torch.device("cpu"))
     with pytest.raises(UserError, match=r"given tensors on cpu: it needs an NVIDIA GPU"):
-        augment_on_device(from_numpy(_noise(2, 4, 5)), parameters)
+        augment_on_device([from_numpy(_noise(2, 4, 5))], parameters)
 
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_colours_compile_without_fused_multiplication(compiled: Callable[..., str], arch: int) -> None:
     """A fused one rounds once where Pillow rounds twice."""
-    types = {"views": "*u8", "order": "*u8", "factors": "*fp32", "gray": "*u1"}
+    types = {"views": ("*u8", "*u8"), "n": "i32", "order": "*u8", "factors": "*fp32", "gray": "*u1"}
     size = {"PIXELS": 224 * 224, "BLOCK": PIXELS_AT_ONCE}
     options = {"num_warps": 2 * WARPS, "enable_fp_fusion": False}
-    ptx = compiled(_change_colours, arch, types, size, set(types), **options)
+    ptx = compiled(_change_colours, arch, types, size, types.keys() - {"n"}, **options)
     assert "mul.rn.f32" in ptx  # with its rounding named, the assembler does not fuse it either
     assert "fma" not in ptx
     assert "mul.f32" not in ptx
@@ -163,21 +171,21 @@ def test_colours_compile_without_fused_multiplication(compiled: Callable[..., st
 def test_blur_of_columns_moves_whole_words(
     compiled: Callable[..., str], arch: int, along_rows: bool, word: int, load: str, store: str
 ) -> None:
-    types = {"views": "*u8", "scratch": "*u8", "blurred": "*i32", "boxes": "*i32"}
-    flags = {"ALONG_ROWS": along_rows, "INTO_VIEWS": True}
+    """Of which of two tensors, is known only there."""
+    types = {"views": ("*u8", "*u8"), "n": "i32", "scratch": "*u8", "blurred": "*i32", "boxes": "*i32"}
     size = {"HEIGHT": 224, "WIDTH": 224, "WORD": word, "WORDS": WORDS}
-    ptx = compiled(_box_blur, arch, types, flags | size, set(types), num_warps=WARPS)
-    assert set(re.findall(r"ld\.global\.(\S+)", ptx)) == {
-        load,
-        "b32",
-    }  # the weights of the box are 32-bit loads
-    assert set(re.findall(r"st\.global\.(\S+)", ptx)) == {store}
+    for into_views in (False, True):
+        flags = {"ALONG_ROWS": along_rows, "INTO_VIEWS": into_views}
+        ptx = compiled(_box_blur, arch, types, flags | size, types.keys() - {"n"}, num_warps=WARPS)
+        loads = set(re.findall(r"ld\.global\.(\S+)", ptx))
+        assert loads == {load, "b32"}  # the weights of the box are 32-bit loads
+        assert set(re.findall(r"st\.global\.(\S+)", ptx)) == {store}
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (33, 57)])
 def test_a_gpu_changes_colours_like_pillow(height: int, width: int) -> None:
     views, colour = _photographs(40, height, width), _official_recipe(40, seed=5)
-    changed = from_numpy(views).cuda()
+    changed = [from_numpy(part).cuda() for part in (views[:20], views[20:])]
     augment_on_device(changed, colour_parameters([colour], torch.device("cuda")))
-    assert np.abs(changed.cpu().numpy().astype(int) - augment(views, colour)).max() <= 2
+    assert np.abs(torch.cat(changed).cpu().numpy().astype(int) - augment(views, colour)).max() <= 2

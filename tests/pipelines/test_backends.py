@@ -19,6 +19,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from pipelines import augment_reference, decode_reference, mix_reference
 from pipelines.batch import Batch
@@ -29,17 +30,19 @@ from pipelines.decode_dali import DaliDecoder
 from pipelines.eval_loader import EvalLoader
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages
-from pipelines.images_staged import StagedImages
+from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.resident_views import ResidentDeviceViews
+from pipelines.run_ahead import Pending
 from pipelines.split_views import SplitViews
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
 from pipelines.user_error import UserError
 from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import ResidentViews, open_views
+from pipelines.views import Views
 
 CPU = torch.device("cpu")
 VIEW = ViewSettings(size=28, eval_resize=33, mean=(0.4, 0.5, 0.3), std=(0.2, 0.25, 0.3))
@@ -161,6 +164,63 @@ def test_batches_keep_their_pixels_while_others_are_made(photographs: BetonFile,
         batch.images.fill_(float("nan"))
     again = list(_loader(photographs, images).batches())
     assert all(torch.equal(batch.images, copy) for batch, (_, copy) in zip(again, kept, strict=True))
+
+
+class Overwriting:
+    """A feed whose views are overwritten the moment they are released."""
+
+    def __init__(self, feed: ViewFeed) -> None:
+        self.feed = feed
+        self.crops = feed.crops
+        self.released = 0
+
+    def training(self, how: ViewDraws) -> Pending[Views]:
+        return self.feed.training(how)
+
+    def evaluation(self, indices: np.ndarray) -> Pending[Views]:
+        return self.feed.evaluation(indices)
+
+    def release(self, views: Views) -> None:
+        self.released += 1
+        for view in views:
+            view.fill_(77)
+        self.feed.release(views)
+
+
+@pytest.mark.parametrize("augment", ["none", "jitter-gray-blur"])
+def test_views_are_released_once_and_after_they_were_read(
+    photographs: BetonFile, staged: Open, augment: str
+) -> None:
+    view = dataclasses.replace(VIEW, augment=augment)  # type: ignore[arg-type]
+    images = staged(photographs, view)
+    assert isinstance(images, StagedImages)
+    feed = Overwriting(images.feed)
+    settings = LoaderSettings(view=view, seed=6, epochs=1, global_batch=8, prefetch=2, device=CPU)
+
+    def images_of(made: ImageBackend) -> list[torch.Tensor]:
+        paired = _loader(photographs, made, view).batches()
+        plain = PlainLoader(photographs, settings, RankSlice(0, 1), made).batches()
+        evaluated = EvalLoader(photographs, view, RankSlice(0, 1), made, local_batch=6, device=CPU)
+        return [batch.images for loader in (paired, plain, evaluated) for batch in loader]
+
+    ours = images_of(StagedImages(feed, images.stage))
+    assert feed.released == len(ours) == 6 + 3 + 4
+    assert all(map(torch.equal, ours, images_of(images)))
+
+
+def test_nothing_is_copied_between_dali_and_the_mix(
+    photographs: BetonFile, decoder: DaliDecoder, pool: ThreadPool
+) -> None:
+    """PyTorch is asked for no copy; where two decoders split a batch, one joins it."""
+    alone = DaliViews(photographs, VIEW, decoder)
+    seen = []
+    for feed in (alone, SplitViews(alone, alone, 0.3)):
+        loader = _loader(photographs, StagedImages(feed, CpuMixStage(VIEW, pool)))
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+            list(loader.batches())
+        operators = {event.key for event in profiler.key_averages()}
+        seen.append(operators & {"aten::cat", "aten::stack", "aten::copy_", "aten::clone"})
+    assert seen == [set(), {"aten::cat"}]
 
 
 def test_evaluation_is_torchvisions_also_in_the_middle_of_training(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.dali_graph import DaliSettings, DaliShape
-from pipelines.decode_dali import DaliDecoder, Frames
+from pipelines.decode_dali import DaliDecoder
 from pipelines.decode_reference import decode
 from pipelines.eval_boxes import resize_center_crop_boxes
 from pipelines.user_error import UserError
@@ -179,14 +179,44 @@ def test_views_keep_their_pixels_while_dali_goes_on(samples: list[Array]) -> Non
         held = decoder.take(decoder.schedule(samples, boxes, flips, _sizes(samples), crop_first=True))
         for _ in range(5):
             ticket = decoder.schedule(samples, other_boxes, other_flips, _sizes(samples), crop_first=True)
-            other: Frames = decoder.take(ticket)
-            for frame in other:
-                addresses.add(frame.data_ptr())
-                frame.fill_(77)
+            other = decoder.take(ticket)
+            for view in other:
+                addresses.add(view.data_ptr())
+                view.fill_(77)
             decoder.release(other)
         np.testing.assert_array_equal(torch.stack(held), expected)
         decoder.release(held)
     assert len(addresses) < 100  # of 120: memory comes round again, so the comparison above could fail
+
+
+@pytest.mark.gpu
+def test_dali_waits_for_readers_that_are_late(samples: list[Array]) -> None:
+    """The memory is released while PyTorch's stream is far from the kernels that read it, and DALI goes on."""
+    shape = DaliShape(max_batch=12, views=2, size=64, depth=3)
+    # all on one engine: which decoder an image is given to changes its pixels
+    settings = DaliSettings(hardware_share=0)
+    decoder = DaliDecoder(shape, settings, threads=2, device=torch.device("cuda", 0))
+    boxes, flips = _random_boxes(samples, 2, seed=1)
+    other_boxes, other_flips = _random_boxes(samples, 2, seed=2)
+    expected = _decode(decoder, samples, boxes, flips)
+    addresses, late = set(), []
+    for _ in range(12):
+        views = decoder.take(decoder.schedule(samples, boxes, flips, _sizes(samples), crop_first=True))
+        torch.cuda._sleep(50_000_000)
+        late.append(torch.stack(list(views)))
+        decoder.release(views)
+        del views
+        for _ in range(5):
+            ticket = decoder.schedule(samples, other_boxes, other_flips, _sizes(samples), crop_first=True)
+            other = decoder.take(ticket)
+            addresses.update(view.data_ptr() for view in other)
+            decoder.release(other)
+            del other
+        torch.cuda.synchronize()
+    assert len(addresses) < 100  # of 120: memory comes round again
+    assert all(address % 16 == 0 for address in addresses)  # so that the mix kernel's loads are wide
+    for copy in late:
+        np.testing.assert_array_equal(copy.cpu().numpy(), expected)
 
 
 def test_an_impossible_box_is_refused(decoder: DaliDecoder, samples: list[Array]) -> None:

@@ -200,6 +200,23 @@ def test_memory_is_not_written_while_a_busy_stream_still_reads_it(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("by", ["dali-gpu", "cpu"])
+def test_views_are_mixed_where_the_decoder_left_them(
+    open_loader: Callable[..., PairedLoader], by: str
+) -> None:
+    """PyTorch makes no room for them on the device, only for the images and what else is in a batch."""
+    batches = iter(open_loader(by).batches())
+    for _ in range(4):
+        next(batches)  # the ring of pinned memory is as long as it gets
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    images = next(batches).images
+    room = torch.cuda.max_memory_allocated() - before - images.nbytes
+    assert room < 2 * 16 * 64 * 64 * 3 // 4  # of the bytes of the views
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("by", DECODERS)
 def test_the_host_does_not_wait_for_the_device(open_loader: Callable[..., PairedLoader], by: str) -> None:
     list(open_loader(by, epochs=1).batches())  # compiles the kernels

@@ -17,6 +17,7 @@ from torch import from_numpy
 from pipelines.mix_kernel import WARPS, WORDS, _mix_views, _normalise_views, mix_views, normalise_views
 from pipelines.mix_reference import mix, normalise
 from pipelines.user_error import UserError
+from pipelines.views import Views
 
 MEAN, STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -42,15 +43,15 @@ def _unwritten(n: int, height: int, width: int, dtype: torch.dtype, device: str 
     return torch.full((n, height, width, 3), np.nan, dtype=dtype, device=device).permute(0, 3, 1, 2)
 
 
-def _slow_mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, boxes: torch.Tensor) -> np.ndarray:
+def _slow_mix(a: Views, b: Views, lam: torch.Tensor, boxes: torch.Tensor) -> np.ndarray:
     """A loop in float64: (2 n, 3, H, W)."""
-    n, height, width = a.shape[1:4]
+    n, height, width = a[0].shape[:3]
     expected = np.full((2 * n, 3, height, width), np.nan)
     for i, y, x, c in np.ndindex(n, height, width, 3):
         weight = float(lam[i])
-        mixed_up = weight * int(a[0, i, y, x, c]) + (1 - weight) * int(b[0, i, y, x, c])
+        mixed_up = weight * int(a[0][i, y, x, c]) + (1 - weight) * int(b[0][i, y, x, c])
         y0, x0, y1, x1 = boxes[i].tolist()
-        cut_mixed = int((b if y0 <= y < y1 and x0 <= x < x1 else a)[1, i, y, x, c])
+        cut_mixed = int((b if y0 <= y < y1 and x0 <= x < x1 else a)[1][i, y, x, c])
         expected[i, c, y, x] = (mixed_up / 255 - MEAN[c]) / STD[c]
         expected[n + i, c, y, x] = (cut_mixed / 255 - MEAN[c]) / STD[c]
     return expected
@@ -69,7 +70,7 @@ def _assert_near(out: torch.Tensor, expected: np.ndarray) -> None:
 def test_every_element_against_a_slow_loop_in_float64(
     interpreted: Callable[..., None], n: int, height: int, width: int, dtype: torch.dtype
 ) -> None:
-    a, b = _views(2, n, height, width, seed=0), _views(2, n, height, width, seed=1)
+    a, b = ([_views(n, height, width, seed=seed) for seed in seeds] for seeds in ((0, 1), (2, 3)))
     lam = from_numpy(np.random.default_rng(2).random(n).astype(np.float32))
     boxes = _random_boxes(n, height, width, 3)
     out = _unwritten(2 * n, height, width, dtype)
@@ -121,11 +122,32 @@ def test_weights_and_boxes_at_their_ends(interpreted: Callable[..., None]) -> No
     assert torch.equal(out, plain)
 
 
+def _placed(views: torch.Tensor, offset: int, gap: int) -> torch.Tensor:
+    """The same views elsewhere: `offset` bytes behind an aligned address, `gap` bytes between images."""
+    size = views[0].numel()
+    memory = torch.full((offset + len(views) * (size + gap),), 77, dtype=torch.uint8, device=views.device)
+    placed = memory[offset:].as_strided(views.shape, (size + gap, *views.stride()[1:]))
+    return placed.copy_(views)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (4, 16)])
+def test_each_of_the_four_views_lies_where_it_likes(
+    interpreted: Callable[..., None], height: int, width: int
+) -> None:
+    """At odd addresses and with gaps of their own."""
+    views = [_views(3, height, width, seed=seed) for seed in range(4)]
+    a1, a2, b1, b2 = (_placed(view, 3 * k, 16 - 5 * k) for k, view in enumerate(views))
+    assert len({view.stride(0) for view in (a1, a2, b1, b2)}) == 4
+    lam, boxes = torch.tensor([0.3, 0.6, 0.8]), _random_boxes(3, height, width, 4)
+    out = _unwritten(6, height, width, torch.float32)
+    interpreted(mix_views, (a1, a2), (b1, b2), lam, boxes, MEAN, STD, out)
+    _assert_near(out, _slow_mix(views[:2], views[2:], lam, boxes))
+
+
 def test_views_of_both_streams_may_lie_in_one_tensor(interpreted: Callable[..., None]) -> None:
     """As a decoder leaves them: the source images of both streams; and a slice of a batch may be filled."""
-    decoded = _views(2, 9, 10, 11, seed=6)
-    a, b = decoded[:, :3], decoded[:, 4::2]
-    assert a.stride()[:2] != b.stride()[:2]
+    decoded = [_views(9, 10, 11, seed=seed) for seed in (6, 7)]
+    a, b = [view[:3] for view in decoded], [view[4::2] for view in decoded]
     lam, boxes = torch.tensor([0.1, 0.5, 0.93]), _random_boxes(3, 10, 11, 8)
     whole = _unwritten(9, 10, 11, torch.float32)
     interpreted(mix_views, a, b, lam, boxes, MEAN, STD, whole[2:8])
@@ -152,9 +174,16 @@ def test_tensors_of_a_cpu_are_refused_in_one_sentence() -> None:
 
 
 FACTORS = {"scale": ("fp32",) * 3, "shift": ("fp32",) * 3}
-ARGUMENTS = {"views_a": "*u8", "views_b": "*u8", "lam": "*fp32", "cut_boxes": "*i32", "out": "*bf16"}
+VIEWS = ("a1", "b1", "a2", "b2")
+ARGUMENTS = dict.fromkeys(VIEWS, "*u8") | {
+    "strides": ("i32",) * 4,
+    "lam": "*fp32",
+    "cut_boxes": "*i32",
+    "out": "*bf16",
+    "n": "i32",
+}
 # What a launch on tensors of 224 x 224 pixels finds out; the number of pairs need not be a multiple of anything.
-ALIGNED = {*ARGUMENTS, "strides", "views", "stride"}
+ALIGNED = {*ARGUMENTS, "views", "stride"} - {"n"}
 
 
 def _accesses(ptx: str) -> tuple[set[int], set[int]]:
@@ -178,7 +207,7 @@ def test_loads_and_stores_are_wide(
     λ and the sides of the cut box are 32-bit loads.
     """
     size = {"HEIGHT": 224, "WIDTH": 224, "WORD": word, "WORDS": WORDS}
-    types = ARGUMENTS | {"out": f"*{dtype}", "n": "i32", "strides": ("i32",) * 4} | FACTORS
+    types = ARGUMENTS | {"out": f"*{dtype}"} | FACTORS
     ptx = compiled(_mix_views, arch, types, size, ALIGNED, num_warps=WARPS)
     assert _accesses(ptx) == ({32, load}, {128})
     assert ".shared" not in ptx  # each thread stores what it loaded
@@ -191,21 +220,38 @@ def test_loads_and_stores_are_wide(
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_odd_sizes_compile(compiled: Callable[..., str], arch: int, dtype: str) -> None:
     size = {"HEIGHT": 7, "WIDTH": 2, "WORD": 4 if dtype == "fp32" else 8, "WORDS": WORDS}
-    types = ARGUMENTS | {"out": f"*{dtype}", "n": "i32", "strides": ("i32",) * 4} | FACTORS
-    assert "st.global" in compiled(_mix_views, arch, types, size, set(ARGUMENTS), num_warps=WARPS)
+    types = ARGUMENTS | {"out": f"*{dtype}"} | FACTORS
+    for aligned in (ALIGNED - {"strides"}, ALIGNED - {"strides", *VIEWS}):
+        assert "st.global" in compiled(_mix_views, arch, types, size, aligned, num_warps=WARPS)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("n", "height", "width"), [(3, 9, 13), (5, 1, 1), (2, 33, 2), (8, 224, 224)])
 def test_a_gpu_mixes_like_the_reference(n: int, height: int, width: int, dtype: torch.dtype) -> None:
-    decoded = _views(2, 2 * n, height, width, seed=0).cuda()
-    a, b = decoded[:, :n], decoded[:, n:]
+    decoded = [_views(2 * n, height, width, seed=seed).cuda() for seed in (0, 1)]
+    a, b = [view[:n] for view in decoded], [view[n:] for view in decoded]
     lam = torch.linspace(0, 1, n).cuda()
     boxes = _random_boxes(n, height, width, 3).cuda()
     out = _unwritten(2 * n, height, width, dtype, "cuda")
     mix_views(a, b, lam, boxes, MEAN, STD, out)
     _assert_near(out, mix(a, b, lam, boxes, MEAN, STD).double().cpu().numpy())
+    for offset, gap in (
+        (1, 0),
+        (16, 5),
+        (8, 16),
+    ):  # each is another kernel: what is aligned is found out at a launch
+        out.fill_(np.nan)
+        mix_views(
+            [_placed(a[0], offset, 0), a[1]],
+            [b[0], _placed(b[1], 32 - offset, gap)],
+            lam,
+            boxes,
+            MEAN,
+            STD,
+            out,
+        )
+        _assert_near(out, mix(a, b, lam, boxes, MEAN, STD).double().cpu().numpy())
     normalise_views(a[1], MEAN, STD, out[:n])
     _assert_near(out[:n], normalise(a[1], MEAN, STD).double().cpu().numpy())
 
