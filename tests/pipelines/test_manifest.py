@@ -125,5 +125,5 @@ def test_json_of_another_kind(tmp_path: Path, content: str) -> None:
 
 
 def test_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read the manifest .No such file.*; bring back the manifest"):
+    with pytest.raises(UserError, match=r"cannot read the manifest .No such file.*; bring back the manifest"):
         read_manifest(tmp_path / "none.json")

