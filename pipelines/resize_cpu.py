@@ -19,7 +19,7 @@ MOST_TAPS = 32
 """Weights of a sum in 16 bits, whose products are cut off at 2^-8 of a level. Sums of more are exact, and slow."""
 
 Image = NDArray[np.uint8]
-_1, _3 = np.uint64(1), np.uint64(3)
+_3 = np.uint64(3)
 
 
 class Weights(NamedTuple):
