@@ -108,7 +108,7 @@ def two_ranks(
     folder = tmp_path_factory.mktemp("runs") / "two"
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
     process = start_process(options(folder, "--run.device", "cpu", epochs=4), module=torchrun)
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return folder, out
 
