@@ -1,6 +1,7 @@
 """Start runs again and again, stop them each time with a signal, then let them end: a script that tests call.
 
-    python stopped_runs.py '[{"arguments": [...], "folder": "...", "ranks": 1, "stops": [[7, "SIGKILL", 0, 0.01]]}]'
+    python -m tests.training.stopped_runs '[{"arguments": [...], "folder": "...", "ranks": 1, "port": 12345,
+                                             "stops": [[7, "SIGKILL", 0, 0.01]]}]'
 
 A stop is [step, signal, rank that gets it, seconds after the first checkpoint of that step or a later one]; a few steps
 later the run waits for it, however late this process is. The processes are forked from this one, which has imported
@@ -16,7 +17,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -40,11 +40,8 @@ def newest(folder: Path) -> int:
     return max((int(name[1]) for name in names if name), default=0)
 
 
-def start(arguments: list[str], ranks: int, stop: Stop | None, output: Path) -> list[int]:
+def start(arguments: list[str], ranks: int, port: int, stop: Stop | None, output: Path) -> list[int]:
     """Fork the ranks of a run; the environment is what torchrun would give them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     pids = []
     for rank in range(ranks):
         if pid := os.fork():
@@ -87,9 +84,10 @@ def run(plan: dict[str, object]) -> list[dict[str, object]]:
     """Make the starts of one run."""
     arguments, folder = plan["arguments"], Path(str(plan["folder"]))
     assert isinstance(arguments, list) and isinstance(plan["stops"], list) and isinstance(plan["ranks"], int)
+    assert isinstance(plan["port"], int)
     seen: list[dict[str, object]] = []
     for stop in [*plan["stops"], None]:
-        pids = start(arguments, plan["ranks"], stop, folder.with_suffix(".out"))
+        pids = start(arguments, plan["ranks"], plan["port"], stop, folder.with_suffix(".out"))
         try:
             seen.append({"statuses": stopped(pids, stop, folder), "step": newest(folder)})
         except BaseException:

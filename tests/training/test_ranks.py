@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -173,9 +172,10 @@ def test_two_nodes_train_as_one_does(
     tmp_path: Path,
     options: Callable[..., list[str]],
     start_process: Start,
+    free_port: Callable[[], int],
 ) -> None:
     """Two torchrun agents of one worker each, across a network, end with the weights of two workers of one."""
-    master, port = two_nodes[0], _free_port()
+    master, port = two_nodes[0], free_port()
     agents = []
     for i, node in enumerate(two_nodes):
         # Which node holds the store torchrun sees by the host's name, and both have the same one here.
@@ -221,9 +221,3 @@ def test_a_worker_that_is_killed_is_replaced(
     assert agent.returncode == 0, errors
     assert "exitcode: -9" in errors or "SIGKILL" in errors or "Signal 9" in errors, errors
     assert _weights_differ(_model(folder), _model(two_ranks[0])) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])

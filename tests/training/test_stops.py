@@ -57,6 +57,7 @@ def seen(
     tmp_path_factory: pytest.TempPathFactory,
     options: Callable[..., list[str]],
     start_process: Callable[..., subprocess.Popen[str]],
+    free_port: Callable[[], int],
 ) -> Seen:
     """All runs, one after the other. A checkpoint is written after each step for which the writer has time."""
     parent = tmp_path_factory.mktemp("runs")
@@ -66,6 +67,7 @@ def seen(
             "arguments": options(parent / name, *settings, *OF_RUN.get(name, ()), epochs=EPOCHS),
             "folder": str(parent / name),
             "ranks": 2 if name.startswith("two") else 1,
+            "port": free_port(),
             "stops": stops,
         }
         for name, stops in STOPS.items()
