@@ -69,7 +69,9 @@ class IsolatedFeed:
         self._connection.close()  # which ends its wait for a word
         self._process.join(10)
         if self._process.is_alive():
-            os.killpg(self._group, signal.SIGKILL)
+            self._process.kill()
+            with suppress(ProcessLookupError):  # it was killed before it had made its group
+                os.killpg(self._group, signal.SIGKILL)
             self._process.join()
 
     @property

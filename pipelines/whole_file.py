@@ -103,7 +103,11 @@ def bring_to_disk(file: BinaryIO) -> None:
 
 
 def _is_named(file: BinaryIO, hidden: Path) -> bool:
-    return hidden.exists() and os.path.samestat(os.fstat(file.fileno()), hidden.stat())
+    try:
+        named = hidden.stat()
+    except FileNotFoundError:  # one question, not two: another writer may publish or remove it in between
+        return False
+    return os.path.samestat(os.fstat(file.fileno()), named)
 
 
 def hidden_path(path: Path) -> Path:

@@ -1,21 +1,43 @@
-"""Fixtures that several test files use, and the rule on skipped tests in continuous integration."""
+"""Fixtures of several test files, hypothesis's settings, and the rule on skipped tests in continuous integration."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch.multiprocessing  # tensors go to another process as shared memory, so what it writes is seen here
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+hypothesis.settings.register_profile(
+    "project",
+    derandomize=True,  # a failure is that of a change, and everybody's; --hypothesis-profile=default tries others
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile(
+    "project"
+)  # before the tests are imported: no machine is too slow for an example
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Ctrl-C reaches this process and those that tests start and interrupt.
+
+    A shell without job control has what it runs in the background ignore it, and all children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,13 @@ def start_module(
 
     The child holds `output` open, and with it any lock on that file, as long as it lives.
     """
-    libc = ctypes.CDLL(None)
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def end_with_parent() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before the kernel knew
+            os._exit(1)
+
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         module_command(module, arguments),
@@ -68,7 +74,7 @@ def start_module(
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": path, **environment},
         process_group=0,
-        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        preexec_fn=end_with_parent,
     )
 
 

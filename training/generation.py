@@ -48,13 +48,14 @@ def _lead(store: Store, world_size: int, deadline: float) -> str:
     generation = uuid.uuid4().hex
     store.set("generation", generation)
     missing = set(range(1, world_size))
-    while missing:
+    while True:
         for rank in sorted(missing):
             if store.check([f"{generation}/hello/{rank}"]):
                 store.set(f"{generation}/welcome/{rank}", store.get(f"{generation}/hello/{rank}").decode())
                 missing.remove(rank)
+        if not missing:
+            return generation
         _pause(deadline, f"ranks {sorted(missing)} did not start")
-    return generation
 
 
 def _follow(store: Store, rank: int, deadline: float) -> str:

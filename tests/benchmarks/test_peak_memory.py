@@ -15,10 +15,17 @@ import pytest
 from benchmarks.peak_memory import processes_of, run_watched
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CHILD_WITH_MEMORY = """
-import subprocess, sys, time
+CHILD = """
+import os, sys, time
+held = bytearray(b"x") * (64 << 20)
+open(sys.argv[1], "x").close()
+while os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+CHILD_WITH_MEMORY = f"""
+import subprocess, sys
 held = bytearray(b"x") * (96 << 20)
-subprocess.run([sys.executable, "-c", "import time; held = bytearray(b'x') * (64 << 20); time.sleep(1)"])
+subprocess.run([sys.executable, "-c", {CHILD!r}, sys.argv[1]], check=True)
 """
 SLEEPER = """
 import os, pathlib, sys, time
@@ -30,12 +37,21 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 WATCH = "import sys; from benchmarks.peak_memory import run_watched; run_watched(sys.argv[1:])"
 
 
-def test_memory_of_a_program_and_its_child() -> None:
-    pids = []
-    watched = run_watched(["-c", CHILD_WITH_MEMORY], look=lambda pid: pids.extend(processes_of(pid)))
+def test_memory_of_a_program_and_its_child(tmp_path: Path) -> None:
+    """The child holds its memory until it has been looked at twice, so once from beginning to end."""
+    pids, looks, held = set[int](), 0, tmp_path / "held"
+
+    def look(pid: int) -> None:
+        nonlocal looks
+        pids.update(processes_of(pid))
+        looks += held.exists()
+        if looks == 2:
+            held.unlink(missing_ok=True)
+
+    watched = run_watched(["-c", CHILD_WITH_MEMORY, str(held)], look=look)
     assert 160 <= watched.peak_memory < 260
-    assert watched.seconds > 1
-    assert len(set(pids)) == 2
+    assert watched.seconds > 0.1
+    assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
@@ -75,6 +91,6 @@ def test_ctrl_c_ends_the_program_and_its_children(
     family = psutil.Process(watcher.pid).children(recursive=True)
     assert len(family) == 1 + sleepers
     watcher.send_signal(signal.SIGINT)
-    assert watcher.wait(60) != 0
-    _, alive = psutil.wait_procs(family, timeout=10)
+    assert watcher.wait(600) != 0
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not alive

@@ -265,9 +265,9 @@ def test_leaving_early_leaks_neither_threads_nor_memory(
     threads, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     tasks, memory = len(list(Path("/proc/self/task").iterdir())), _resident_memory()
     leave_early(100)
-    assert set(threading.enumerate()) == threads
-    assert len(list(Path("/proc/self/task").iterdir())) == tasks  # DALI's own threads are not Python's
-    assert len(os.listdir("/proc/self/fd")) == files  # noqa: PTH208
+    assert set(threading.enumerate()) <= threads
+    assert len(list(Path("/proc/self/task").iterdir())) <= tasks  # DALI's own threads are not Python's
+    assert len(os.listdir("/proc/self/fd")) <= files  # noqa: PTH208
     # a batch of views and images is 0.9 MB, and 300 were begun
     assert _resident_memory() - memory < 30e6
 

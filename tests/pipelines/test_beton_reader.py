@@ -408,10 +408,10 @@ def test_opens_as_many_images_as_imagenet_at_once(tmp_path: Path) -> None:
             file.write(part.tobytes())
         file.seek(start + n)
         file.write(allocations.tobytes())
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.warns(UserWarning, match="no manifest"):
         beton = open_beton(tmp_path / "x.beton")
-    assert time.perf_counter() - begin < 5  # 0.3 s; a Python loop over the samples takes more
+    assert time.thread_time() - begin < 5  # 0.3 s; a Python loop over the samples takes more
     assert beton.num_images == n
     assert beton.counts.tolist() == np.bincount(order % 1000).tolist()
     assert beton.image_bytes(n - 1).shape == (1,)

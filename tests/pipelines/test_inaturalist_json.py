@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.inaturalist_json import read_inaturalist_json
@@ -152,7 +152,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150)
 @given(keys=st.lists(st.integers(0, 10), max_size=3), value=VALUES)
 def test_any_value_anywhere_is_read_or_refused(tmp_path: Path, keys: list[int], value: Any) -> None:
     content = json.loads(json.dumps(SET))
@@ -171,7 +171,7 @@ def test_any_value_anywhere_is_read_or_refused(tmp_path: Path, keys: list[int], 
     read_or_refused(write(tmp_path, content))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150)
 @given(start=st.integers(0, 600), length=st.integers(0, 40), put=st.binary(max_size=20))
 def test_any_damage_is_read_or_refused(tmp_path: Path, start: int, length: int, put: bytes) -> None:
     path = write(tmp_path, SET)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.inert_pickle import InertArray, read_inert_pickle
@@ -116,7 +116,7 @@ def test_no_dictionary_and_no_file(tmp_path: Path) -> None:
 HONEST = pickle.dumps({"data": np.arange(12, dtype=np.uint8), "labels": [1, 2]}, 2)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(HONEST)), st.integers(0, 20), st.binary(max_size=10))
 def test_any_damage_is_read_or_refused(tmp_path: Path, start: int, length: int, put: bytes) -> None:
     path = tmp_path / "batch"

@@ -218,7 +218,7 @@ def test_damage_is_judged_as_bit_by_bit(scan: Scan) -> None:
     assert len(found) > 1
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.binary(max_size=300),

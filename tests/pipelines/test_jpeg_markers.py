@@ -176,7 +176,7 @@ def test_one_scan_a_component(photo: Image.Image) -> None:
     assert (info.scans, info.universal) == ((1, 1, 1), False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.integers(0, 2**32 - 1))
 def test_garbage_never_crashes(noise: bytes, seed: int) -> None:
     buffer = io.BytesIO()

@@ -147,7 +147,7 @@ def test_a_progressive_file_that_lost_scans_is_bad(tmp_path: Path, photo: Image.
         assert not encode_image(tmp_path / "x.jpg", ImageSettings()).copied
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 2**32 - 1))
 def test_hostile_files_end(kind: str, seed: int) -> None:
     """Flipped, cut and mixed files: yes, no or a sentence."""

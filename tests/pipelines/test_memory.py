@@ -32,7 +32,8 @@ def limit(folder: Path, files: dict[str, str]) -> None:
 
 
 def test_here_it_is_at_most_what_psutil_says() -> None:
-    assert 0 < available_memory() < 1.2 * psutil.virtual_memory().available
+    before, ours = psutil.virtual_memory().available, available_memory()
+    assert 0 < ours < 1.2 * max(before, psutil.virtual_memory().available)
 
 
 def test_without_limits_it_is_the_machines(group: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,7 @@ def test_a_file_that_shrank_or_fails_is_named(photographs: BetonFile, tmp_path: 
 
 def test_a_file_is_closed_with_its_beton(photographs: BetonFile) -> None:
     def held(pread: bool) -> tuple[int, int]:
+        gc.collect()  # files of earlier tests are not to be closed in between
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         opened = [open_beton(photographs.path, pread=pread) for _ in range(5)]
         while_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -60,7 +60,7 @@ def crops(draw: st.DrawFn) -> tuple[int, int, Whole]:
 
 
 @given(crops(), st.integers(1, 60), st.booleans(), st.integers(0, 999))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_crop_is_pillows_within_one_level(
     crop: tuple[int, int, Whole], size: int, flip: bool, seed: int
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_crop_is_pillows_within_one_level(
 
 
 @given(crops(), st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 999))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_part_of_a_resized_image_is_pillows_within_one_level(
     crop: tuple[int, int, Whole], size: int, inset: float, seed: int
 ) -> None:

@@ -26,6 +26,7 @@ ROWS = 520
 
 KILLER = textwrap.dedent("""
     import os, random, signal, sys, time
+    from itertools import cycle
     from pathlib import Path
     from PIL import Image
     from pipelines import conversion, conversion_tasks
@@ -42,7 +43,14 @@ KILLER = textwrap.dedent("""
     start = time.monotonic()
     convert_images(images, root, out.with_name("warm.beton"), SETTINGS, workers=2)
     seconds = time.monotonic() - start
+    journal = out.with_name(f".{out.name}.journal")
+    def rows_noted():
+        try:
+            return len(journal.read_bytes().partition(b"\\n")[2])
+        except FileNotFoundError:
+            return 0
     finished, done = 0, 0
+    late = cycle([False, False, False, True])
     while done < kills:
         reader, writer = os.pipe()
         child = os.fork()
@@ -55,8 +63,15 @@ KILLER = textwrap.dedent("""
             finally:
                 os._exit(code)
         os.close(writer)
-        time.sleep(rng.uniform(0, seconds))
-        if os.waitpid(child, os.WNOHANG)[0] == 0:
+        over = False
+        if next(late):  # however slow it is, something was noted when it is killed
+            while rows_noted() == 0 and not over:
+                time.sleep(0.001)
+                over = os.waitpid(child, os.WNOHANG)[0] != 0
+            time.sleep(rng.uniform(0, 0.1))
+        else:
+            time.sleep(rng.uniform(0, seconds))
+        if not over and os.waitpid(child, os.WNOHANG)[0] == 0:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             done += 1

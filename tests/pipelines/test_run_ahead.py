@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from types import FrameType
 
 import pytest
 
@@ -95,28 +97,38 @@ def test_a_result_raises_when_none_of_its_tasks_writes_any_more(pool: ThreadPool
     assert written == [1, 1]
 
 
-def _slow_starter(pool: ThreadPool, running: list[int], begun: list[int]) -> Iterator[int]:
+def _held_starter(
+    pool: ThreadPool, running: list[int], begun: list[int], items: int, depth: int
+) -> Iterator[int]:
+    """Values of four tasks, which go on once one of the four has been dropped; but those of item 0 at once."""
+
     def start(item: int) -> Pending[int]:
+        dropped = threading.Event()
+
         def work() -> None:
             begun.append(item)
             running.append(item)
-            time.sleep(0.02 if item else 0)
+            assert item == 0 or dropped.wait(600)
             running.remove(item)
 
-        return Pending([pool.submit(work) for _ in range(4)], lambda: item)
+        tasks = [pool.submit(work) for _ in range(4)]
+        for task in tasks:
+            task.add_done_callback(lambda _: dropped.set())
+        return Pending(tasks, lambda: item)
 
-    return run_ahead(start, range(100), 5)
+    return run_ahead(start, range(items), depth)
 
 
 def test_close_drops_what_waits_and_waits_for_what_runs(pool: ThreadPool) -> None:
     running: list[int] = []
     begun: list[int] = []
-    values = _slow_starter(pool, running, begun)
+    values = _held_starter(pool, running, begun, 100, 5)
     assert next(values) == 0
     values.close()  # type: ignore[attr-defined]
     assert running == []
+    assert begun[:4] == [0] * 4
+    assert len(begun) <= 4 + 5 * 2  # of the four tasks of an item, two threads have two
     after = len(begun)
-    assert after < 4 * 4  # most of the 24 tasks had not begun
     time.sleep(0.05)
     assert len(begun) == after
 
@@ -124,11 +136,7 @@ def test_close_drops_what_waits_and_waits_for_what_runs(pool: ThreadPool) -> Non
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_pool_that_ends_first_makes_nobody_wait_for_ever(closed: bool) -> None:
     with ThreadPool(1) as threads:
-
-        def start(item: int) -> Pending[int]:
-            return Pending([threads.submit(time.sleep, 0.02) for _ in range(4)], lambda: item)
-
-        values = run_ahead(start, range(3), 2)
+        values = _held_starter(threads, [], [], 3, 2)
         assert next(values) == 0
     if closed:
         values.close()  # type: ignore[attr-defined]
@@ -159,13 +167,14 @@ def test_an_error_while_starting_abandons_what_is_under_way(pool: ThreadPool) ->
 def test_ctrl_c_while_waiting_leaves_nothing_running(pool: ThreadPool) -> None:
     running: list[int] = []
     interrupted = threading.Event()
+    main = threading.get_ident()
 
     def start(item: int) -> Pending[int]:
         def work() -> None:
             running.append(item)
             if not interrupted.is_set():
                 interrupted.set()
-                time.sleep(0.02)  # until the main thread waits
+                _wait_until_it_runs(main, Pending.result)
                 os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
             running.remove(item)
@@ -180,3 +189,14 @@ def test_ctrl_c_while_waiting_leaves_nothing_running(pool: ThreadPool) -> None:
     finally:
         signal.signal(signal.SIGINT, usual)
     assert running == []
+
+
+def _wait_until_it_runs(thread: int, function: Callable[..., object]) -> None:
+    """Return when the thread is inside the function."""
+    while True:
+        frame: FrameType | None = sys._current_frames()[thread]
+        while frame is not None:
+            if frame.f_code is function.__code__:
+                return
+            frame = frame.f_back
+        time.sleep(0.001)

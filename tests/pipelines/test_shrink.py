@@ -44,7 +44,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 @given(height=st.integers(1, 90), width=st.integers(1, 90), factor=st.floats(0.01, 1))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_level_from_the_definition(height: int, width: int, factor: float) -> None:
     pixels = noise(height, width)
     h, w = max(1, round(height * factor)), max(1, round(width * factor))

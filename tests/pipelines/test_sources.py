@@ -61,9 +61,9 @@ def test_a_list_as_long_as_inaturalist_reads_in_seconds(shared_data: Path, tmp_p
     with path.open("w") as file:
         for label, count in enumerate(counts):
             file.writelines(f"train_val2018/Aves/{label}/{i:032x}.jpg {label}\n" for i in range(count))
-    start = time.perf_counter()
+    start = time.thread_time()
     images = read_list(path)
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 10
     assert len(images) == 437_513
     assert images.class_counts().tolist() == counts
     assert images.path(437_512) == f"train_val2018/Aves/8141/{counts[-1] - 1:032x}.jpg"
@@ -200,7 +200,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=30).map(b"".join)))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = write(tmp_path_factory.getbasetemp(), content)
@@ -219,7 +219,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         assert not image.startswith("/")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), st.integers(0, 300)),

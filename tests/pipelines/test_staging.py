@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def digest(path: Path) -> str:
 
 
 def overwrite_byte(path: Path, position: int) -> None:
+    time.sleep(0.05)  # the clock of a file's times ticks every 10 ms or more often
     with path.open("r+b") as file:
         file.seek(position)
         old = file.read(1)[0]

@@ -81,14 +81,16 @@ def test_the_loader_is_measured_warm_and_cold(cache: Path, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = read(json_file)
-    ceiling = rows["decode-only/threads 1", "source_decodes_per_second"]["median"]
+    ceiling = rows["decode-only/threads 1", "source_decodes_per_second"]
     for batch in (8, 16):
         of_batch = {metric: rows[f"ours-cpu/threads 1/batch {batch}", metric]["median"] for metric in METRICS}
         assert of_batch["source_decodes_per_second"] == 2 * of_batch["pairs_per_second"]
         assert of_batch["crops_per_second"] == 4 * of_batch["pairs_per_second"]
-        share = 100 * of_batch["source_decodes_per_second"] / ceiling
-        assert of_batch["share_of_decode_ceiling"] == pytest.approx(share, rel=0.8)  # runs differ
-        assert 0.3 < of_batch["cores_used"] < 1.5
+        decodes = rows[f"ours-cpu/threads 1/batch {batch}", "source_decodes_per_second"]
+        share = rows[f"ours-cpu/threads 1/batch {batch}", "share_of_decode_ceiling"]
+        assert 99.9 * decodes["min"] / ceiling["max"] < share["min"]  # each run with its own of the ceiling
+        assert share["max"] < 100.1 * decodes["max"] / ceiling["min"]
+        assert 0 < of_batch["cores_used"] < 1.5
         assert 0 <= of_batch["peak_memory"] < 2000
     assert rows["ours-cpu/cold/threads 1/batch 8", "pairs_per_second"]["median"] > 0
     assert "Cold: " in done.stdout

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,8 +14,8 @@ import pytest
 from pipelines.user_error import UserError
 from tools.child_processes import StopRequest, noted_signals, run_module, run_side_by_side, start_module
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
 
 
 def test_jobs_share_slots_and_all_end_with_their_status() -> None:
@@ -65,25 +64,30 @@ def test_second_request_kills() -> None:
     assert list(run_side_by_side([0], start, 1, stop)) == [(0, -signal.SIGKILL)]
 
 
-def test_two_signals_at_once_are_one_request() -> None:
+def test_two_signals_at_once_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with noted_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 0.9
         os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(0.1)
         assert stop.signals == [signal.SIGTERM]
-        time.sleep(1.1)
+        now[0] += 1.1
         os.kill(os.getpid(), signal.SIGHUP)
-        time.sleep(0.1)
         assert stop.signals == [signal.SIGTERM, signal.SIGHUP]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_child_has_a_group_a_log_and_an_environment_of_its_own(tmp_path: Path) -> None:
+    statement = f"while not os.path.exists({str(tmp_path / 'seen')!r}): time.sleep(0.01)"
     with (tmp_path / "log").open("wb") as log:
-        process = start_module("timeit", ["-n1", "-r1", "import time; time.sleep(0.5)"], log, {"GRID_X": "5"})
+        process = start_module(
+            "timeit", ["-n1", "-r1", "-s", "import os, time", statement], log, {"GRID_X": "5"}
+        )
     assert os.getpgid(process.pid) == process.pid
     assert psutil.Process(process.pid).environ()["GRID_X"] == "5"
-    assert process.wait(30) == 0
+    (tmp_path / "seen").touch()
+    assert process.wait(600) == 0
     assert "loop" in (tmp_path / "log").read_text()
 
 

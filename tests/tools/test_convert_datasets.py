@@ -236,25 +236,27 @@ def test_interrupted_conversion_goes_on(tmp_path: Path, photos: list[Path], conv
         "from tools.convert_datasets import main; sys.exit(main())"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, *LIST],
+        [sys.executable, "-c", program, *LIST, "--workers", "1"],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while len(noted(tmp_path)) < 1000:
             assert running.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        running.send_signal(signal.SIGSTOP)  # or it may end before the second has begun
         second = convert(*LIST)
         assert second.returncode == 2
         assert second.stderr.startswith(
             "fasttail-convert: train.beton: another process is writing this file; wait for it, or end it"
         )
         running.send_signal(signal.SIGINT)
-        printed, complained = running.communicate(timeout=30)
+        running.send_signal(signal.SIGCONT)
+        printed, complained = running.communicate(timeout=600)
     assert (running.returncode, printed) == (130, "")
     assert complained.endswith(
         " of 50,000 rows are done; the same command goes on from there\nfasttail-convert: interrupted\n"

@@ -32,7 +32,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def test_all_parts_and_a_killed_worker(tmp_path: Path) -> None:
     process = start(tmp_path)
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     assert "exitcode: -9" in errors  # torchrun's own words on the worker
     table = re.findall(r"^(\w+(?: \w+){0,3}) {2,}([\d.]+) +([\d.]+) +([\d,]+) {2}(.+)$", out, re.MULTILINE)
@@ -51,16 +51,16 @@ def test_all_parts_and_a_killed_worker(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path)
-    while not list(tmp_path.glob("*/images/train/train/*/*.JPEG")):
+    family: list[psutil.Process] = []
+    while not (family and list(tmp_path.glob("*/images/train/train/*/*.JPEG"))):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert family
+        family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.endswith("rehearsal: interrupted\n")
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not alive
     assert not list(tmp_path.iterdir())
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,25 @@ def options(digits: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A maker of ports that nothing listens on, and that the kernel gives nobody who asks for any.
+
+    One of those could be taken before the process that it is meant for has begun; and a client that tries again and
+    again until somebody listens there may in the end be given that very port as its own, and so reach itself.
+    """
+    given_away = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    draw = random.SystemRandom()
+
+    def find() -> int:
+        while True:
+            with socket.socket() as tried, suppress(OSError):
+                tried.bind(("", draw.randrange(given_away // 2, given_away)))
+                return int(tried.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `python -m training.train OPTIONS` (or another module, or behind another command) with pipes;
     killed when the tests end."""
@@ -108,7 +130,7 @@ def two_ranks(
     folder = tmp_path_factory.mktemp("runs") / "two"
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
     process = start_process(options(folder, "--run.device", "cpu", epochs=4), module=torchrun)
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return folder, out
 

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
 from pipelines.user_error import UserError
+from training import checkpoint_writer
 from training.checkpoint import Checkpoint, give_name, load_checkpoint
 from training.checkpoint_writer import CheckpointWriter, copy_of, on_host
 from training.run_folder import RunFolder
@@ -85,16 +87,29 @@ def test_what_is_written_is_what_it_was_at_the_call(folder: RunFolder, writer: C
     assert saved.metrics["sums"]["loss"] == 1.5
 
 
-def test_due_by_the_clock_and_not_while_one_is_written(folder: RunFolder) -> None:
-    writer = make_writer(folder, minutes=0.2 / 60)
+def test_due_by_the_clock_and_not_while_one_is_written(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still unless it is put forward, and the write waits in the middle."""
+    now, may_end = [1000.0], threading.Event()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        checkpoint_writer, "give_name", lambda path, name: (may_end.wait(600), give_name(path, name))
+    )
+    writer = make_writer(folder, minutes=0.5)
+    now[0] += 29.9
     assert not writer.is_due()
-    time.sleep(0.21)
+    now[0] += 0.2
     assert writer.is_due()
     writer.save(make_checkpoint(1), is_best=False)
+    now[0] += 31
     assert not writer.is_due()
+    may_end.set()
     writer.wait()
-    time.sleep(0.21)
     assert writer.is_due()
+    writer.save(make_checkpoint(2), is_best=False)
+    writer.wait()
+    assert not writer.is_due()
     writer.close()
 
 
@@ -111,10 +126,11 @@ def test_an_error_of_the_thread_reaches_the_user_once(folder: RunFolder, writer:
     with pytest.raises(UserError, match=message):
         writer.save(make_checkpoint(3), is_best=False)
     writer.save(make_checkpoint(2), is_best=False)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     with pytest.raises(UserError, match=message):
         while time.monotonic() < deadline:
             writer.is_due()
+            time.sleep(0.001)
     assert load_checkpoint(folder.last).step == 1
 
 
@@ -151,23 +167,22 @@ def test_a_name_where_links_are_impossible_is_a_copy(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("this machine refuses: it has no second file system at /dev/shm")
-    name = elsewhere / f"{tmp_path.parent.name}_{tmp_path.name}.pt"
-    try:
+    with TemporaryDirectory(dir=elsewhere) as folder:
+        name = Path(folder, "two.pt")
         for content in (b"first", b"second, longer"):
             (tmp_path / "one.pt").write_bytes(content)
             give_name(tmp_path / "one.pt", name)
             assert name.read_bytes() == content
         assert not name.samefile(tmp_path / "one.pt")
-    finally:
-        name.unlink(missing_ok=True)
 
 
 def test_closing_leaves_no_thread(folder: RunFolder) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     writer = make_writer(folder)
     writer.save(make_checkpoint(1), is_best=False)
+    assert set(threading.enumerate()) > before
     writer.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert load_checkpoint(folder.last).step == 1
 
 

@@ -167,7 +167,7 @@ def test_a_process_ends_with_one_sentence_and_status_2(
     start_process: Callable[..., subprocess.Popen[str]],
 ) -> None:
     process = start_process(options(tmp_path / "run", "--optim.nonsense", "3"))
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 2
     assert out == ""
     (line,) = errors.splitlines()

@@ -138,7 +138,7 @@ def test_two_ranks_write_the_same_with_uneven_shares(
     more = ["--batch-size", "48"]
     command = arguments(glmc_run / "checkpoints" / "last.pt", digits / "test.beton", tmp_path) + more
     process = start_process(command, module=torchrun)
-    printed, errors = process.communicate(timeout=240)
+    printed, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert printed.count("500 images") == 1
     result, outputs, confusion = alone

@@ -184,7 +184,7 @@ def test_all_ranks_leave_the_step_that_is_bad_on_one(
     script = tmp_path / "ranks.py"
     script.write_text(TWO_RANKS)
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    _, errors = start_process([str(script), str(tmp_path)], module=torchrun).communicate(timeout=120)
+    _, errors = start_process([str(script), str(tmp_path)], module=torchrun).communicate(timeout=900)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for fused in (False, True):
         ours, theirs = (rank[fused] for rank in ranks)

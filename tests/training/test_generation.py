@@ -15,11 +15,6 @@ from training.generation import agent_store, store_of_this_start
 RANKS = 3
 
 
-@pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.generation, "PATIENCE", timedelta(seconds=15))
-
-
 def _start(store: Store, pool: ThreadPoolExecutor, delays: list[float]) -> list[Future[Store]]:
     """Start a thread a rank, each a while later than it could."""
 
@@ -36,7 +31,7 @@ def test_each_start_has_keys_of_its_own(delays: list[float]) -> None:
     outlives = HashStore()
     with ThreadPoolExecutor(RANKS) as pool:
         for start in range(3):
-            stores = [future.result(timeout=20) for future in _start(outlives, pool, delays)]
+            stores = [future.result(timeout=300) for future in _start(outlives, pool, delays)]
             assert not any(store.check(["address/0"]) for store in stores), "of an earlier start"
             for rank, store in enumerate(stores):
                 store.set(f"address/{rank}", f"start {start}, rank {rank}")
@@ -53,7 +48,7 @@ def test_processes_that_were_killed_while_they_joined_mislead_nobody() -> None:
     for key in ("old/hello/1", "old/welcome/1"):
         shared.set(key, "a dead process")
     with ThreadPoolExecutor(RANKS) as pool:
-        stores = [future.result(timeout=20) for future in _start(outlives, pool, [0.2, 0, 0])]
+        stores = [future.result(timeout=300) for future in _start(outlives, pool, [0.2, 0, 0])]
     stores[0].set("key", "new")
     assert [store.get("key") for store in stores] == [b"new"] * RANKS
     assert not PrefixStore("old", shared).check(["key"])

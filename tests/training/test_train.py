@@ -152,11 +152,11 @@ def test_another_seed_is_another_run_and_evaluations_may_be_rare(glmc_run: Path,
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(
@@ -164,12 +164,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 ) -> None:
     folder = tmp_path / "killed"
     arguments = options(folder, "--run.log_steps", "4", epochs=3)
-    process = start_process(arguments)
+    process = start_process(["10", *arguments], module=("tests.training.held_run",))
     metrics = folder / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and '"step": 8,' in metrics.read_text(), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 6 <= load_checkpoint(folder / "checkpoints" / "last.pt").step < 18
+    assert load_checkpoint(folder / "checkpoints" / "last.pt").step == 6
     with metrics.open("a") as file:
         file.write('{"kind": "tra')  # a line that the kill cut off
     assert main(arguments) == 0
@@ -185,7 +185,7 @@ def test_an_interrupted_run_says_one_line_and_keeps_its_checkpoint(
     process = start_process(options(folder, method="ce", epochs=1000))
     wait_until((folder / "checkpoints" / "last.pt").exists, process)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     last = f"{folder}/checkpoints/last.pt"
     assert f"Stopped by a signal. {last} holds the run; the same command goes on from there" in printed
