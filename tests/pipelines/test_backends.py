@@ -62,8 +62,8 @@ def staged(request: pytest.FixtureRequest, decoder: DaliDecoder, pool: ThreadPoo
     """A maker of backends that decode with DALI, alone or in two parts of 5 and 11 of 16 images."""
 
     def make(beton: BetonFile, view: ViewSettings = VIEW, *, shared: DaliDecoder = decoder) -> ImageBackend:
-        feed = DaliViews(beton, view, shared)
-        split = SplitViews(feed, DaliViews(beton, view, shared), 0.3)
+        feed = DaliViews(beton, view, shared, pool)
+        split = SplitViews(feed, DaliViews(beton, view, shared, pool), 0.3)
         return StagedImages(split if request.param == "split" else feed, CpuMixStage(view, pool))
 
     return make
@@ -212,7 +212,7 @@ def test_nothing_is_copied_between_dali_and_the_mix(
     photographs: BetonFile, decoder: DaliDecoder, pool: ThreadPool
 ) -> None:
     """PyTorch is asked for no copy; where two decoders split a batch, one joins it."""
-    alone = DaliViews(photographs, VIEW, decoder)
+    alone = DaliViews(photographs, VIEW, decoder, pool)
     seen = []
     for feed in (alone, SplitViews(alone, alone, 0.3)):
         loader = _loader(photographs, StagedImages(feed, CpuMixStage(VIEW, pool)))
@@ -252,7 +252,7 @@ def test_leaving_early_leaks_neither_threads_nor_memory(
     if backend == "cpu":
         images: ImageBackend = CpuImages(open_views(photographs, VIEW), VIEW, pool)
     else:
-        images = StagedImages(DaliViews(photographs, VIEW, decoder), CpuMixStage(VIEW, pool))
+        images = StagedImages(DaliViews(photographs, VIEW, decoder, pool), CpuMixStage(VIEW, pool))
 
     def leave_early(times: int) -> None:
         loader = _loader(photographs, images)
@@ -292,9 +292,9 @@ def test_a_bad_image_ends_the_run_with_its_name(
 
 
 def test_what_only_dali_cannot_decode_is_named_by_its_sample(
-    photographs: BetonFile, decoder: DaliDecoder
+    photographs: BetonFile, decoder: DaliDecoder, pool: ThreadPool
 ) -> None:
-    feed = DaliViews(photographs, VIEW, decoder)
+    feed = DaliViews(photographs, VIEW, decoder, pool)
     indices = np.array([7, 3, 11])
     error = feed.name_bad_image(indices, "Critical error: Failed to decode sample #2 : what not")
     assert "image 11 (00011.jpg) is not a JPEG that DALI can decode" in str(error)
@@ -302,10 +302,10 @@ def test_what_only_dali_cannot_decode_is_named_by_its_sample(
     assert "photographs.beton: DALI cannot make a batch of it: Out of memory" in str(error)
 
 
-def test_dali_refuses_raw_images(digits: BetonFile, decoder: DaliDecoder) -> None:
+def test_dali_refuses_raw_images(digits: BetonFile, decoder: DaliDecoder, pool: ThreadPool) -> None:
     n = digits.num_images
     with pytest.raises(UserError, match=rf"{n:,} of its {n:,} images are raw pixels.*data\.decode to cpu"):
-        DaliViews(digits, VIEW, decoder)
+        DaliViews(digits, VIEW, decoder, pool)
 
 
 def test_gathered_views_of_a_small_set_are_those_of_the_cpu(digits: BetonFile, pool: ThreadPool) -> None:

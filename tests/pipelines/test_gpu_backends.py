@@ -71,7 +71,8 @@ with ThreadPool(1) as pool:
     for augment in ("none", "jitter-gray-blur"):
         view = ViewSettings(size=12, eval_resize=13, augment=augment)
         shape = DaliShape(max_batch=10, views=2, size=12, depth=2)
-        feed = DaliViews(photographs, view, DaliDecoder(shape, DaliSettings(), threads=1, device=cpu))
+        decoder = DaliDecoder(shape, DaliSettings(), threads=1, device=cpu)
+        feed = DaliViews(photographs, view, decoder, pool)
         kernels = StagedImages(feed, GpuMixStage(view, cpu, torch.float32))
         compare(photographs, view, kernels, StagedImages(feed, CpuMixStage(view, pool)), 1e-5)
     view = ViewSettings(size=32, crop="padded", pad=3)
