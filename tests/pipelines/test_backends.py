@@ -33,6 +33,7 @@ from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.mixing_draws import MixSettings
+from pipelines.network_files import PreadFile
 from pipelines.rank_slice import RankSlice
 from pipelines.resident_views import ResidentDeviceViews
 from pipelines.run_ahead import Pending
@@ -289,6 +290,61 @@ def test_a_bad_image_ends_the_run_with_its_name(
     with pytest.raises(UserError, match=message):
         list(EvalLoader(beton, VIEW, RankSlice(0, 1), images, local_batch=6, device=CPU))
     assert len(list(_loader(photographs, staged(photographs)).batches())) == 6  # the pipeline is still good
+
+
+class Fetched(PreadFile):
+    """A file that notes which threads read it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.readers: set[str] = set()
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        self.readers.add(threading.current_thread().name)
+        return super().read(start, length)
+
+
+def test_bytes_that_must_be_fetched_are_so_by_the_pool(
+    photographs: BetonFile, staged: Open, pool: ThreadPool
+) -> None:
+    file = Fetched(photographs.path)
+    remote = dataclasses.replace(photographs, images_by_pread=file)
+    whole = list(_loader(photographs, staged(photographs)).batches())
+    for prefetch in (0, 2):
+        batches = _loader(remote, staged(remote), prefetch=prefetch).batches()
+        assert all(_difference(a, b) == 0 for a, b in zip(batches, whole, strict=True))
+    assert file.readers and all(name.startswith("fasttail") for name in file.readers)
+
+
+def test_dali_has_the_fetched_bytes_of_coming_batches_ahead(
+    photographs: BetonFile, decoder: DaliDecoder
+) -> None:
+    remote = dataclasses.replace(photographs, images_by_pread=PreadFile(photographs.path))
+    with ThreadPool(1) as one:
+        images = StagedImages(DaliViews(remote, VIEW, decoder, one), CpuMixStage(VIEW, one))
+        batches = iter(_loader(remote, images).batches())
+        next(batches)
+        one.submit(int).result()  # the bytes of batches 1 and 2 are there, and the mix is done
+        next(batches)
+        assert len(decoder.scheduled) >= 1  # batch 2, and maybe 3; neither has been asked for
+        again = iter(_loader(remote, images).batches())  # another loop over the set, while this one waits
+        assert torch.equal(next(again).images, next(iter(_loader(photographs, images).batches())).images)
+        for each in (batches, again):
+            each.close()  # type: ignore[attr-defined]
+        assert not decoder.scheduled and not images.feed.not_given  # type: ignore[attr-defined]
+
+
+def test_bytes_that_cannot_be_fetched_end_the_run_and_leave_nothing(
+    photographs: BetonFile, staged: Open, decoder: DaliDecoder, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(photographs.path.read_bytes()[: int(np.sort(photographs.offsets)[12])])
+    remote = dataclasses.replace(photographs, images_by_pread=PreadFile(short))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"short: has ended before byte"):
+            list(_loader(remote, staged(remote)).batches())
+        assert not decoder.scheduled
+    assert len(list(_loader(photographs, staged(photographs)).batches())) == 6
 
 
 def test_what_only_dali_cannot_decode_is_named_by_its_sample(
