@@ -14,6 +14,8 @@ from pipelines.views import Views
 
 ChannelValues = tuple[float, float, float]
 """One number for each of red, green and blue, in units of the full range (255 is 1)."""
+Constants = ChannelValues | torch.Tensor
+"""The same, or as (3,) float32 on the device of the views: a host that copies numbers there waits for the device."""
 
 
 def mix(
@@ -21,8 +23,8 @@ def mix(
     views_b: Views,
     lam: torch.Tensor,
     cut_boxes: torch.Tensor,
-    mean: ChannelValues,
-    std: ChannelValues,
+    mean: Constants,
+    std: Constants,
 ) -> torch.Tensor:
     """Mix n pairs.
 
@@ -50,7 +52,7 @@ def mix(
     return normalise(torch.cat([mixed_up, cut_mixed]), mean, std)
 
 
-def normalise(views: torch.Tensor, mean: ChannelValues, std: ChannelValues) -> torch.Tensor:
+def normalise(views: torch.Tensor, mean: Constants, std: Constants) -> torch.Tensor:
     """Return (x / 255 - mean) / std of views (n, H, W, 3), as (n, 3, H, W) float32, channels-last."""
-    means, stds = (torch.tensor(values, device=views.device) for values in (mean, std))
+    means, stds = (torch.as_tensor(values, device=views.device) for values in (mean, std))
     return ((views.float() / 255 - means) / stds).permute(0, 3, 1, 2)
