@@ -14,8 +14,6 @@ from pipelines.views import Views
 
 ChannelValues = tuple[float, float, float]
 """One number for each of red, green and blue, in units of the full range (255 is 1)."""
-Constants = ChannelValues | torch.Tensor
-"""The same, or as (3,) float32 on the device of the views: a host that copies numbers there waits for the device."""
 
 
 def mix(
@@ -23,8 +21,8 @@ def mix(
     views_b: Views,
     lam: torch.Tensor,
     cut_boxes: torch.Tensor,
-    mean: Constants,
-    std: Constants,
+    mean: ChannelValues | torch.Tensor,
+    std: ChannelValues | torch.Tensor,
 ) -> torch.Tensor:
     """Mix n pairs.
 
@@ -33,7 +31,7 @@ def mix(
         views_b: the same of stream b.
         lam: (n,) float32 in [0, 1], the weight of image a in the MixUp image.
         cut_boxes: (n, 4) int (y0, x0, y1, x1), half-open, in pixels of the view: b's patch.
-        mean: of each channel.
+        mean: of each channel; a tensor (3,) on the views' device saves a GPU the wait for its copy.
         std: of each channel.
 
     Returns:
@@ -52,7 +50,12 @@ def mix(
     return normalise(torch.cat([mixed_up, cut_mixed]), mean, std)
 
 
-def normalise(views: torch.Tensor, mean: Constants, std: Constants) -> torch.Tensor:
+def normalise(
+    views: torch.Tensor, mean: ChannelValues | torch.Tensor, std: ChannelValues | torch.Tensor
+) -> torch.Tensor:
     """Return (x / 255 - mean) / std of views (n, H, W, 3), as (n, 3, H, W) float32, channels-last."""
-    means, stds = (torch.as_tensor(values, device=views.device) for values in (mean, std))
+    means, stds = (
+        values if isinstance(values, torch.Tensor) else torch.tensor(values, device=views.device)
+        for values in (mean, std)
+    )
     return ((views.float() / 255 - means) / stds).permute(0, 3, 1, 2)
