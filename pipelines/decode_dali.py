@@ -48,6 +48,7 @@ class DaliDecoder:
         self.on_gpu = device.type == "cuda"
         self.scheduled: deque[Ticket] = deque()
         self.in_use: deque[tuple[torch.cuda.Event, Views]] = deque()
+        """On a GPU: batches released, in order, and when their readers are done."""
         self.pipeline: Any = build_pipeline(shape, settings, settings.threads or threads, device)
         self._warm_up()
 
@@ -60,7 +61,8 @@ class DaliDecoder:
         *,
         crop_first: bool,
     ) -> Ticket:
-        """Give DALI a batch and return at once, or when the oldest of `depth` others is done.
+        """Give DALI a batch and return at once, or when the oldest of `depth` others is made; on a GPU also when all
+        but `depth` of those released have been read.
 
         Args:
             samples: bytes of n JPEGs, (bytes,) uint8 each. They are not copied: what they are views of, say a
@@ -109,15 +111,14 @@ class DaliDecoder:
         """
         if not self.on_gpu:
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)
         event.record(torch.cuda.current_stream(self.device))
         self.in_use.append((event, views))
-        while self.in_use and self.in_use[0][0].query():
-            self.in_use.popleft()
 
     def _schedule(self, samples: list[NDArray[np.uint8]], views: list[CropWindows]) -> Ticket:
         if len(self.scheduled) == self.shape.depth:
             self._collect()
+        self._return_memory()
         ticket = self._feed(samples, views)
         self.pipeline.schedule_run()
         self.scheduled.append(ticket)
@@ -131,6 +132,20 @@ class DaliDecoder:
             for name, values in vars(views[min(v, len(views) - 1)]).items():
                 self.pipeline.feed_input(f"{name}_{v}", np.ascontiguousarray(values))
         return Ticket(len(views), fed=samples)
+
+    def _return_memory(self) -> None:
+        """Let DALI have the memory of batches whose readers are done; of the oldest, wait for them if need be.
+
+        DALI takes new memory for what it makes meanwhile, and the host may be any number of steps ahead of the device.
+        It waits, asleep, where more than `depth` released batches are still to be read: the device has as many steps
+        to do then, `depth` more batches are decoded or under way, and none of it needs the host.
+        """
+        while self.in_use:
+            done, _ = self.in_use[0]
+            if not done.query() and len(self.in_use) <= self.shape.depth:
+                return
+            done.synchronize()
+            self.in_use.popleft()
 
     def _collect(self) -> None:
         """Wait for the oldest batch."""

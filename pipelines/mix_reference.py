@@ -21,8 +21,8 @@ def mix(
     views_b: Views,
     lam: torch.Tensor,
     cut_boxes: torch.Tensor,
-    mean: ChannelValues,
-    std: ChannelValues,
+    mean: ChannelValues | torch.Tensor,
+    std: ChannelValues | torch.Tensor,
 ) -> torch.Tensor:
     """Mix n pairs.
 
@@ -31,7 +31,7 @@ def mix(
         views_b: the same of stream b.
         lam: (n,) float32 in [0, 1], the weight of image a in the MixUp image.
         cut_boxes: (n, 4) int (y0, x0, y1, x1), half-open, in pixels of the view: b's patch.
-        mean: of each channel.
+        mean: of each channel; a tensor (3,) on the views' device saves a GPU the wait for its copy.
         std: of each channel.
 
     Returns:
@@ -50,7 +50,12 @@ def mix(
     return normalise(torch.cat([mixed_up, cut_mixed]), mean, std)
 
 
-def normalise(views: torch.Tensor, mean: ChannelValues, std: ChannelValues) -> torch.Tensor:
+def normalise(
+    views: torch.Tensor, mean: ChannelValues | torch.Tensor, std: ChannelValues | torch.Tensor
+) -> torch.Tensor:
     """Return (x / 255 - mean) / std of views (n, H, W, 3), as (n, 3, H, W) float32, channels-last."""
-    means, stds = (torch.tensor(values, device=views.device) for values in (mean, std))
+    means, stds = (
+        values if isinstance(values, torch.Tensor) else torch.tensor(values, device=views.device)
+        for values in (mean, std)
+    )
     return ((views.float() / 255 - means) / stds).permute(0, 3, 1, 2)

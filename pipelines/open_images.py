@@ -94,7 +94,8 @@ class ImageWorks:
         if self.device.type == "cuda":
             return self._open_on_gpu(beton, source)
         if self.dali is not None:
-            return StagedImages(DaliViews(beton, self.view, self.dali), CpuMixStage(self.view, self.pool))
+            feed = DaliViews(beton, self.view, self.dali, self.pool)
+            return StagedImages(feed, CpuMixStage(self.view, self.pool))
         return CpuImages(source, self.view, self.pool)
 
     def _open_on_gpu(self, beton: BetonFile, source: ViewSource) -> ImageBackend:
@@ -115,7 +116,7 @@ class ImageWorks:
 
     def _gpu_feed(self, beton: BetonFile, source: ViewSource) -> ViewFeed:
         """Views of decoded images on a GPU."""
-        by_dali = None if self.dali is None else DaliViews(beton, self.view, self.dali)
+        by_dali = None if self.dali is None else DaliViews(beton, self.view, self.dali, self.pool)
         if by_dali is not None and self.decode.by == "dali-gpu":
             return by_dali
         by_threads = PinnedViews(source, self.view.size, self.pool, self.device)

@@ -1,8 +1,16 @@
 """Views by CPU threads for a GPU: into pinned memory, and from there on a copy stream while others are decoded.
 
 Nothing of the GPU's multiprocessors is taken. A task decodes some images and sends them off at once, so that the
-last copy is as small as the last task. A slot is the memory of one batch on both sides; events say when it may be
-written again, so neither the host nor PyTorch's stream waits for more than it needs.
+last copy is as small as the last task. A slot is the memory of one batch on both sides, with a stream of its own for
+the copies in between, so that a copy that waits for its turn holds up those of no other batch:
+
+- the device's side is written again when the batch that it held last has been read: the slot's stream waits for that;
+- the host's side is written again when its copies are done: for that the training thread waits, before it gives the
+  pool the next batch, and the pool's threads, which others need too, never do.
+
+With P batches prepared ahead there are P + 1 slots. Copies into one wait for the readers of P + 1 batches ago, so the
+host's wait begins when the device has P + 2 steps still to do: it bounds how far the host runs ahead, and never
+leaves the device without work.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.run_ahead import Pending
+from pipelines.slot_ring import Lease, Shape, SlotRing
 from pipelines.thread_pool import ThreadPool
 from pipelines.view_draws import ViewDraws
 from pipelines.view_sources import ViewSource
@@ -27,14 +36,24 @@ Fill = Callable[[slice, NDArray[np.uint8]], None]
 class Slot:
     """Views (V, n, S, S, 3) uint8 in pinned memory and on the device."""
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, shape: Shape, device: torch.device) -> None:
         self.pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self.pixels: NDArray[np.uint8] = self.pinned.numpy()
         self.views = torch.empty(shape, dtype=torch.uint8, device=device)
-        self.sent = torch.cuda.Event()
-        """Recorded once all copies of a batch are on the copy stream."""
-        self.used = torch.cuda.Event()
-        """Recorded once all that reads the views is on the stream that reads them."""
+        self.copies = torch.cuda.Stream(device)
+        """The stream of the copies from one to the other."""
+        self.sent = torch.cuda.Event(blocking=True)
+        """Recorded behind the copies of a batch. The host sleeps while it waits: the cores are the decoder's."""
+        # the allocator thinks of PyTorch's stream: the copies begin after it, and their stream is named for the end
+        self.copies.wait_stream(torch.cuda.current_stream(device))
+        self.views.record_stream(self.copies)
+
+    def send(self, rows: slice) -> None:
+        """Copy rows of every view to the device; in a thread of the pool, which begins on device 0."""
+        # the stream alone would leave such a thread with a context on device 0, some hundred MB of it a process
+        with torch.cuda.device(self.copies.device), torch.cuda.stream(self.copies):
+            for view, pinned in zip(self.views, self.pinned, strict=True):
+                view[rows].copy_(pinned[rows], non_blocking=True)
 
 
 class PinnedViews:
@@ -46,10 +65,8 @@ class PinnedViews:
         self.size = size
         self.pool = pool
         self.device = device
-        self.copy_stream = torch.cuda.Stream(device)
-        self.free: dict[tuple[int, ...], list[Slot]] = {}
-        """By shape; as many slots exist as batches have ever been on their way at once."""
-        self.handed_out: dict[int, Slot] = {}
+        self.ring = SlotRing(lambda shape: Slot(shape, device))
+        self.handed_out: dict[int, Lease[Slot]] = {}
         """By the address of the first view, until `release`."""
 
     def training(self, how: ViewDraws) -> Pending[Views]:
@@ -65,51 +82,35 @@ class PinnedViews:
         )
 
     def _submit(self, count: tuple[int, int], fill: Fill) -> Pending[Views]:
-        slot = self._free_slot((*count, self.size, self.size, 3))
+        lease = self.ring.take((*count, self.size, self.size, 3))
+        slot = lease.memory
+        slot.sent.synchronize()
         per_task = self.source.images_per_task
 
         def make(rows: slice) -> None:
             fill(rows, slot.pixels[:, rows])
-            with torch.cuda.stream(self.copy_stream):
-                for view, pinned in zip(slot.views, slot.pinned, strict=True):
-                    view[rows].copy_(pinned[rows], non_blocking=True)
+            slot.send(rows)
 
         starts = range(0, count[1], per_task)
         tasks = [self.pool.submit(make, slice(start, min(start + per_task, count[1]))) for start in starts]
-        return Pending(tasks, lambda: self._receive(slot), lambda: self._give_back(slot))
+        return Pending(tasks, lambda: self._receive(lease), lambda: self._end(lease))
 
     def release(self, views: Views) -> None:
         """As `ViewFeed.release`."""
-        slot = self.handed_out.pop(views[0].data_ptr())
-        slot.used.record(torch.cuda.current_stream(self.device))
-        self.free.setdefault(tuple(slot.views.shape), []).append(slot)
+        self._end(self.handed_out.pop(views[0].data_ptr()))
 
-    def _receive(self, slot: Slot) -> Views:
+    def _receive(self, lease: Lease[Slot]) -> Views:
         """The views, ordered on PyTorch's current stream; all copies have been sent off by now."""
-        slot.sent.record(self.copy_stream)
-        torch.cuda.current_stream(self.device).wait_event(slot.sent)
-        self.handed_out[slot.views.data_ptr()] = slot
+        slot = lease.memory
+        torch.cuda.current_stream(self.device).wait_stream(slot.copies)
+        self.handed_out[slot.views.data_ptr()] = lease
         return slot.views.unbind()
 
-    def _give_back(self, slot: Slot) -> None:
-        """Free the slot of a batch that nobody wants, once the copies that have been sent off are done."""
-        slot.sent.record(self.copy_stream)
-        self.handed_out.pop(slot.views.data_ptr(), None)
-        self.free.setdefault(tuple(slot.views.shape), []).append(slot)
-
-    def _free_slot(self, shape: tuple[int, ...]) -> Slot:
-        """The slot that has been free the longest, or a new one."""
-        free = self.free.get(shape)
-        if not free:
-            return self._new_slot(shape)
-        slot = free.pop(0)
-        slot.sent.synchronize()  # its copies were sent off a batch ago or more, so the host does not wait here
-        self.copy_stream.wait_event(slot.used)
-        return slot
-
-    def _new_slot(self, shape: tuple[int, ...]) -> Slot:
-        slot = Slot(shape, self.device)
-        # the allocator thinks of PyTorch's stream: the copy stream begins after it, and is named for the end
-        self.copy_stream.wait_stream(torch.cuda.current_stream(self.device))
-        slot.views.record_stream(self.copy_stream)
-        return slot
+    def _end(self, lease: Lease[Slot]) -> None:
+        """Let another batch have the slot, after the copies sent off and all that is on PyTorch's current stream."""
+        if lease.ended:
+            return
+        slot = lease.memory
+        slot.sent.record(slot.copies)
+        slot.copies.wait_stream(torch.cuda.current_stream(self.device))
+        lease.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,26 +27,29 @@ class SplitViews:
 
     def training(self, how: ViewDraws) -> Pending[Views]:
         """As `ViewFeed.training`."""
-        parts = []
-        for feed, rows in self._rows(len(how.indices)):
+
+        def begin(feed: ViewFeed, rows: slice) -> Pending[Views]:
             part = replace(
                 how, indices=how.indices[rows], crops=how.crops[rows], flips=how.flips[rows], colours=()
             )
-            parts.append((feed, feed.training(part)))
-        return _join(parts)
+            return feed.training(part)
+
+        return self._begin(len(how.indices), begin)
 
     def evaluation(self, indices: NDArray[np.int64]) -> Pending[Views]:
         """As `ViewFeed.evaluation`."""
-        return _join([(feed, feed.evaluation(indices[rows])) for feed, rows in self._rows(len(indices))])
+        return self._begin(len(indices), lambda feed, rows: feed.evaluation(indices[rows]))
 
     def release(self, views: Views) -> None:
         """As `ViewFeed.release`: the views are a copy, and PyTorch's to free."""
 
-    def _rows(self, n: int) -> list[tuple[ViewFeed, slice]]:
-        """Which feed makes which images of a batch of n."""
+    def _begin(self, n: int, begin: Callable[[ViewFeed, slice], Pending[Views]]) -> Pending[Views]:
+        """Both parts of a batch of n, or the one that has all of it; the second first: its bytes may have to be
+        fetched by the threads that make the first part, and they take what they are given in turn."""
         cut = round(self.share * n)
         rows = zip(self.feeds, (slice(0, cut), slice(cut, n)), strict=True)
-        return [(feed, each) for feed, each in rows if each.start < each.stop]
+        parts = [(feed, begin(feed, each)) for feed, each in reversed(list(rows)) if each.start < each.stop]
+        return _join(parts[::-1])
 
 
 def _join(parts: list[Part]) -> Pending[Views]:

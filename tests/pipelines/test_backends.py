@@ -33,6 +33,7 @@ from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.mixing_draws import MixSettings
+from pipelines.network_files import PreadFile
 from pipelines.rank_slice import RankSlice
 from pipelines.resident_views import ResidentDeviceViews
 from pipelines.run_ahead import Pending
@@ -62,8 +63,8 @@ def staged(request: pytest.FixtureRequest, decoder: DaliDecoder, pool: ThreadPoo
     """A maker of backends that decode with DALI, alone or in two parts of 5 and 11 of 16 images."""
 
     def make(beton: BetonFile, view: ViewSettings = VIEW, *, shared: DaliDecoder = decoder) -> ImageBackend:
-        feed = DaliViews(beton, view, shared)
-        split = SplitViews(feed, DaliViews(beton, view, shared), 0.3)
+        feed = DaliViews(beton, view, shared, pool)
+        split = SplitViews(feed, DaliViews(beton, view, shared, pool), 0.3)
         return StagedImages(split if request.param == "split" else feed, CpuMixStage(view, pool))
 
     return make
@@ -212,7 +213,7 @@ def test_nothing_is_copied_between_dali_and_the_mix(
     photographs: BetonFile, decoder: DaliDecoder, pool: ThreadPool
 ) -> None:
     """PyTorch is asked for no copy; where two decoders split a batch, one joins it."""
-    alone = DaliViews(photographs, VIEW, decoder)
+    alone = DaliViews(photographs, VIEW, decoder, pool)
     seen = []
     for feed in (alone, SplitViews(alone, alone, 0.3)):
         loader = _loader(photographs, StagedImages(feed, CpuMixStage(VIEW, pool)))
@@ -252,7 +253,7 @@ def test_leaving_early_leaks_neither_threads_nor_memory(
     if backend == "cpu":
         images: ImageBackend = CpuImages(open_views(photographs, VIEW), VIEW, pool)
     else:
-        images = StagedImages(DaliViews(photographs, VIEW, decoder), CpuMixStage(VIEW, pool))
+        images = StagedImages(DaliViews(photographs, VIEW, decoder, pool), CpuMixStage(VIEW, pool))
 
     def leave_early(times: int) -> None:
         loader = _loader(photographs, images)
@@ -291,10 +292,65 @@ def test_a_bad_image_ends_the_run_with_its_name(
     assert len(list(_loader(photographs, staged(photographs)).batches())) == 6  # the pipeline is still good
 
 
-def test_what_only_dali_cannot_decode_is_named_by_its_sample(
+class Fetched(PreadFile):
+    """A file that notes which threads read it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.readers: set[str] = set()
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        self.readers.add(threading.current_thread().name)
+        return super().read(start, length)
+
+
+def test_bytes_that_must_be_fetched_are_so_by_the_pool(
+    photographs: BetonFile, staged: Open, pool: ThreadPool
+) -> None:
+    file = Fetched(photographs.path)
+    remote = dataclasses.replace(photographs, images_by_pread=file)
+    whole = list(_loader(photographs, staged(photographs)).batches())
+    for prefetch in (0, 2):
+        batches = _loader(remote, staged(remote), prefetch=prefetch).batches()
+        assert all(_difference(a, b) == 0 for a, b in zip(batches, whole, strict=True))
+    assert file.readers and all(name.startswith("fasttail") for name in file.readers)
+
+
+def test_dali_has_the_fetched_bytes_of_coming_batches_ahead(
     photographs: BetonFile, decoder: DaliDecoder
 ) -> None:
-    feed = DaliViews(photographs, VIEW, decoder)
+    remote = dataclasses.replace(photographs, images_by_pread=PreadFile(photographs.path))
+    with ThreadPool(1) as one:
+        images = StagedImages(DaliViews(remote, VIEW, decoder, one), CpuMixStage(VIEW, one))
+        batches = iter(_loader(remote, images).batches())
+        next(batches)
+        one.submit(int).result()  # the bytes of batches 1 and 2 are there, and the mix is done
+        next(batches)
+        assert len(decoder.scheduled) >= 1  # batch 2, and maybe 3; neither has been asked for
+        again = iter(_loader(remote, images).batches())  # another loop over the set, while this one waits
+        assert torch.equal(next(again).images, next(iter(_loader(photographs, images).batches())).images)
+        for each in (batches, again):
+            each.close()  # type: ignore[attr-defined]
+        assert not decoder.scheduled and not images.feed.not_given  # type: ignore[attr-defined]
+
+
+def test_bytes_that_cannot_be_fetched_end_the_run_and_leave_nothing(
+    photographs: BetonFile, staged: Open, decoder: DaliDecoder, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(photographs.path.read_bytes()[: int(np.sort(photographs.offsets)[12])])
+    remote = dataclasses.replace(photographs, images_by_pread=PreadFile(short))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"short: has ended before byte"):
+            list(_loader(remote, staged(remote)).batches())
+        assert not decoder.scheduled
+    assert len(list(_loader(photographs, staged(photographs)).batches())) == 6
+
+
+def test_what_only_dali_cannot_decode_is_named_by_its_sample(
+    photographs: BetonFile, decoder: DaliDecoder, pool: ThreadPool
+) -> None:
+    feed = DaliViews(photographs, VIEW, decoder, pool)
     indices = np.array([7, 3, 11])
     error = feed.name_bad_image(indices, "Critical error: Failed to decode sample #2 : what not")
     assert "image 11 (00011.jpg) is not a JPEG that DALI can decode" in str(error)
@@ -302,10 +358,10 @@ def test_what_only_dali_cannot_decode_is_named_by_its_sample(
     assert "photographs.beton: DALI cannot make a batch of it: Out of memory" in str(error)
 
 
-def test_dali_refuses_raw_images(digits: BetonFile, decoder: DaliDecoder) -> None:
+def test_dali_refuses_raw_images(digits: BetonFile, decoder: DaliDecoder, pool: ThreadPool) -> None:
     n = digits.num_images
     with pytest.raises(UserError, match=rf"{n:,} of its {n:,} images are raw pixels.*data\.decode to cpu"):
-        DaliViews(digits, VIEW, decoder)
+        DaliViews(digits, VIEW, decoder, pool)
 
 
 def test_gathered_views_of_a_small_set_are_those_of_the_cpu(digits: BetonFile, pool: ThreadPool) -> None:

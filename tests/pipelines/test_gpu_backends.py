@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.batch import Batch
+from pipelines.batch import Batch, EvalBatch
 from pipelines.beton_reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.decode_dali import DaliDecoder
 from pipelines.decode_reference import decode
+from pipelines.eval_boxes import resize_center_crop_boxes
 from pipelines.eval_loader import EvalLoader
 from pipelines.images_cpu import CpuImages
 from pipelines.mixing_draws import MixSettings
@@ -71,7 +73,8 @@ with ThreadPool(1) as pool:
     for augment in ("none", "jitter-gray-blur"):
         view = ViewSettings(size=12, eval_resize=13, augment=augment)
         shape = DaliShape(max_batch=10, views=2, size=12, depth=2)
-        feed = DaliViews(photographs, view, DaliDecoder(shape, DaliSettings(), threads=1, device=cpu))
+        decoder = DaliDecoder(shape, DaliSettings(), threads=1, device=cpu)
+        feed = DaliViews(photographs, view, decoder, pool)
         kernels = StagedImages(feed, GpuMixStage(view, cpu, torch.float32))
         compare(photographs, view, kernels, StagedImages(feed, CpuMixStage(view, pool)), 1e-5)
     view = ViewSettings(size=32, crop="padded", pad=3)
@@ -136,13 +139,25 @@ def expected(photographs: BetonFile, threads: ThreadPool) -> list[Batch]:
     return list(_loader(photographs, images, CPU).batches())
 
 
-def _levels(batch: Batch, expected: Batch) -> np.ndarray:
+def _levels(batch: Batch | EvalBatch, expected: Batch | EvalBatch) -> np.ndarray:
     """Differences of the images in levels; all else is equal."""
     assert batch.images.device.type == "cuda"
-    for name in ("label_a", "label_b", "lam"):
+    for name in {each.name for each in fields(batch)} - {"images"}:
         assert torch.equal(getattr(batch, name).cpu(), getattr(expected, name))
     difference = (batch.images.float().cpu() - expected.images).abs().permute(0, 2, 3, 1).numpy()
     return difference * np.array(VIEW.std) * 255
+
+
+def _assert_nvjpegs(levels: np.ndarray, rounding: float = 0) -> None:
+    """These differences may come from the JPEG decoder, and from rounding of so many levels.
+
+    Views of these photographs, cut and resized like these but decoded with libjpeg-turbo's own two shortcuts (fast DCT
+    and fast upsampling), were 1.1 levels off on average, 6 at the 99th percentile and 25 at most; cut one pixel beside,
+    6, 64 and 171. Allowed is twice the former.
+    """
+    assert levels.mean() <= 2.2 + rounding
+    assert np.percentile(levels, 99) <= 12 + rounding
+    assert levels.max() <= 50 + rounding
 
 
 @pytest.mark.gpu
@@ -150,12 +165,14 @@ def _levels(batch: Batch, expected: Batch) -> np.ndarray:
 def test_batches_are_those_of_the_cpu(
     open_loader: Callable[..., PairedLoader], expected: list[Batch], by: str
 ) -> None:
-    """The threads' pixels exactly; nvJPEG's differ, and tools/benchmark.py says by how much."""
+    """The threads' pixels exactly; nvJPEG's nearly."""
     batches = list(open_loader(by).batches())
     assert len(batches) == len(expected) == 12
     for batch, other in zip(batches, expected, strict=True):
         difference = _levels(batch, other)
-        assert difference.max() <= 1e-2 if by == "cpu" else difference.mean() <= 2
+        if by == "cpu":
+            assert difference.max() <= 1e-2
+        _assert_nvjpegs(difference)
 
 
 @pytest.mark.gpu
@@ -166,20 +183,30 @@ def test_the_resize_is_within_one_level_on_the_same_decoded_pixels(
     samples = [np.fromfile(file, np.uint8) for file in files]
     sizes, whole = np.full((9, 2), 64), np.tile([0.0, 0, 64, 64], (9, 1, 1))
     rng = np.random.default_rng(0)
-    corners = rng.integers(0, 30, (9, 1, 2))
-    boxes = np.concatenate([corners, corners + rng.integers(2, 35, (9, 1, 2))], axis=2).astype(float)
-    flips = rng.random((9, 1)) < 0.5
+    corners = rng.integers(0, 30, (9, 2, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(2, 35, (9, 2, 2))], axis=2).astype(float)
+    flips = rng.random((9, 2)) < 0.5
 
-    def views(size: int, boxes: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    def views(size: int, boxes: np.ndarray, flips: np.ndarray, *, crop_first: bool = True) -> np.ndarray:
         # all on one engine: which decoder an image is given to changes its pixels
-        shape = DaliShape(max_batch=9, views=1, size=size, depth=2)
+        shape = DaliShape(max_batch=9, views=boxes.shape[1], size=size, depth=2)
         decoder = DaliDecoder(shape, DaliSettings(hardware_share=0), threads=2, device=GPU)
-        return decoder.take(decoder.schedule(samples, boxes, flips, sizes, crop_first=True))[0].cpu().numpy()
+        ticket = decoder.schedule(samples, boxes, flips, sizes, crop_first=crop_first)
+        return torch.stack(list(decoder.take(ticket))).cpu().numpy()
 
-    pixels = views(64, whole, np.zeros((9, 1), bool))
+    pixels = list(views(64, whole, np.zeros((9, 1), bool))[0])
     for size in (13, 40):
-        expected = decode(list(pixels), boxes, flips, size)[0]
-        assert np.abs(views(size, boxes, flips).astype(int) - expected.astype(int)).max() <= 1
+        middle = resize_center_crop_boxes(sizes[:, 0], sizes[:, 1], size + 3, size)[:, None]
+        no_flips = np.zeros((9, 1), bool)
+        for where, mirrored, crop_first in (
+            (boxes, flips, True),
+            (boxes * 0.75 + 0.125, flips, False),
+            (middle, no_flips, False),
+        ):
+            expected = decode(pixels, where, mirrored, size, crop_first=crop_first)
+            ours = views(size, where, mirrored, crop_first=crop_first)
+            assert ours.shape == expected.shape
+            assert np.abs(ours.astype(int) - expected.astype(int)).max() <= 1
 
 
 @pytest.mark.gpu
@@ -218,24 +245,35 @@ def test_views_are_mixed_where_the_decoder_left_them(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("by", DECODERS)
-def test_the_host_does_not_wait_for_the_device(open_loader: Callable[..., PairedLoader], by: str) -> None:
-    list(open_loader(by, epochs=1).batches())  # compiles the kernels
-    batches = iter(open_loader(by).batches())
-    first = next(batches)
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    torch.cuda._sleep(4_000_000_000)  # two seconds of a GPU of 2 GHz
-    behind = torch.cuda.Event()
-    behind.record()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(2):
-            next(batches)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert not behind.query() and time.perf_counter() - start < 1.5
-    torch.cuda.synchronize()
-    assert first.images.isfinite().all()
+def test_the_host_is_two_batches_more_than_prefetch_ahead_of_the_device_and_no_further(
+    open_loader: Callable[..., PairedLoader], by: str
+) -> None:
+    """So many batches come while the device has not begun any of them; the next one when it has mixed the first."""
+    prefetch = 2  # of three batches on their way in DALI, as a run sets it
+    batches = iter(open_loader(by, prefetch=prefetch, epochs=8).batches())
+
+    def get_ahead(cycles: int) -> tuple[float, bool, bool]:
+        """Seconds that the batches took; whether the device was still behind then, and after one more."""
+        assert next(batches).images.isfinite().all()  # the first compiles the kernels
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        torch.cuda._sleep(cycles)
+        awake = torch.cuda.Event()
+        awake.record()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(prefetch + 2):
+                next(batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        seconds, behind = time.perf_counter() - start, not awake.query()
+        next(batches)
+        return seconds, behind, not awake.query()
+
+    get_ahead(200_000_000)  # DALI takes the memory that it needs where the device is behind
+    seconds, behind, still_behind = get_ahead(4_000_000_000)  # two seconds of a GPU of 2 GHz
+    assert seconds < 1.5 and behind
+    assert not still_behind
 
 
 @pytest.mark.gpu
@@ -246,13 +284,27 @@ def test_batches_have_the_trainers_dtype(
 ) -> None:
     batch = next(iter(open_loader(by, dtype).batches()))
     assert batch.images.dtype == dtype and batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert _levels(batch, expected[0]).mean() <= 2.5
+    # bfloat16 keeps 8 bits: 1/128 of a normalised value below 4, which is half a level
+    _assert_nvjpegs(_levels(batch, expected[0]), rounding=0.5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("by", DECODERS)
-def test_leaving_early_leaks_no_device_memory(open_loader: Callable[..., PairedLoader], by: str) -> None:
-    loader = open_loader(by)
+def test_leaving_early_leaks_no_device_memory(photographs: BetonFile, threads: ThreadPool, by: str) -> None:
+    """No batch's buffers are left behind: the views have 39 MB, the images 77 MB."""
+    view, pairs = ViewSettings(size=224, eval_resize=256), 64
+    works = open_image_works(
+        view,
+        threads,
+        decode=parse_decode(by),
+        dali=DaliSettings(),
+        device=GPU,
+        dtype=torch.float32,
+        batch=DaliShape(max_batch=2 * pairs, views=2, size=224, depth=3),
+    )
+    settings = LoaderSettings(view=view, seed=6, epochs=4, global_batch=pairs, prefetch=2, device=GPU)
+    mix, images = MixSettings(scope="sample"), works.open(photographs)
+    loader = PairedLoader(photographs, settings, RankSlice(0, 1), images, q=1.5, mix=mix)
 
     def leave_early(times: int) -> None:
         for _ in range(times):
@@ -283,10 +335,10 @@ def test_evaluation_in_the_middle_of_training(
     cpu = CpuImages(open_views(photographs, VIEW), VIEW, threads)
     theirs = EvalLoader(photographs, VIEW, RankSlice(0, 1), cpu, local_batch=6, device=CPU)
     for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.labels.cpu(), b.labels) and torch.equal(a.counted.cpu(), b.counted)
-        assert float((a.images.cpu() - b.images).abs().mean()) * 255 * 0.225 <= 2
+        _assert_nvjpegs(_levels(a, b))
     seen += list(training)
-    assert all(_levels(a, b).mean() <= 2 for a, b in zip(seen, expected, strict=True))
+    for batch, other in zip(seen, expected, strict=True):
+        _assert_nvjpegs(_levels(batch, other))
 
 
 @pytest.mark.gpu

@@ -37,3 +37,23 @@ def test_normalise_is_torchvisions() -> None:
     expected = TF.normalize(views.permute(0, 3, 1, 2).float() / 255, MEAN, STD)
     assert images.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(images, expected)
+
+
+def test_constants_may_be_tensors() -> None:
+    views = from_numpy(np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3)).astype(np.uint8))
+    assert torch.equal(normalise(views, torch.tensor(MEAN), torch.tensor(STD)), normalise(views, MEAN, STD))
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_where_the_constants_are_on_the_device() -> None:
+    device = torch.device("cuda", 0)
+    views = torch.zeros((2, 3, 5, 7, 3), dtype=torch.uint8, device=device)
+    lam, boxes = torch.ones(3, device=device), torch.zeros((3, 4), dtype=torch.int32, device=device)
+    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mix(views, views, lam, boxes, mean, std)
+        with pytest.raises(RuntimeError, match="synchronizing"):  # so the test can fail
+            mix(views, views, lam, boxes, MEAN, STD)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
