@@ -17,7 +17,7 @@ import torch
 from benchmarks.command import Command, add_beton_option
 from benchmarks.feed import Feed
 from benchmarks.loader import SOURCES
-from benchmarks.measurement import CROP_FLIP, Case, Row, measure_in_turn
+from benchmarks.measurement import CROP_FLIP, Case, Row, sum_up, values_in_turn
 from benchmarks.our_feeds import open_views
 from benchmarks.peer import batch_for
 from benchmarks.photographs import open_photographs
@@ -77,7 +77,7 @@ def try_all(candidates: Sequence[Candidate], seconds: float, runs: int = RUNS) -
             feed = candidate.open()
             stack.callback(feed.close)
             cases.append(_case(candidate, feed, seconds))
-        rows = measure_in_turn(cases, runs)
+        rows = sum_up(cases, values_in_turn(cases, runs))
     best = max(range(len(rows)), key=lambda i: rows[i].median)
     return rows, candidates[best]
 

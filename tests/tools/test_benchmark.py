@@ -124,7 +124,7 @@ def test_decode_prints_the_lines_to_paste(cache: Path, tmp_path: Path) -> None:
         (["peers", "--peers", "nobody"], "--peers nobody: there is no such peer"),
         (["loader", "--json", "/proc/none/rows.json"], "--json /proc/none/rows.json: cannot be written"),
         (["loader", "--beton", "none.beton"], "none.beton: cannot open the beton"),
-        (["report", "nowhere"], "nowhere: holds none of decode.json"),
+        (["report", "nowhere"], "nowhere: holds none of tests.json, decode.json"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -144,7 +144,9 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
     script = ROOT / "benchmarks" / "gpu.sh"
     done = subprocess.run(["bash", script, "decode", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step cifar\n"
+    assert (
+        done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step settings cifar\n"
+    )
 
 
 def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_path: Path) -> None:
@@ -153,6 +155,6 @@ def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_
     environment["PYTEST_ADDOPTS"] = "--collect-only -k no_test_has_this_name"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "commit: " in done.stdout and "== tests" in done.stdout
-    assert (tmp_path / "out" / "tests.xml").exists()
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
     if "gpu: None" in done.stdout:
         assert "MISSING: no CUDA device" in done.stdout
