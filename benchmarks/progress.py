@@ -50,9 +50,14 @@ class Progress:
         """Return the time left, below 0 once it is over."""
         return self._end - time.monotonic()
 
-    def rounds(self, rows_so_far: Callable[[list[list[float]]], Sequence[Row]]) -> AfterRound:
-        """Return what `values_in_turn` is to call: it shows the rows, and ends the runs when time is short."""
-        start, rounds = time.monotonic(), 1  # the one that warms up
+    def rounds(
+        self, rows_so_far: Callable[[list[list[float]]], Sequence[Row]], *, warm_up: int = 1
+    ) -> AfterRound:
+        """Return what `values_in_turn` is to call: it shows the rows, and ends the runs when time is short.
+
+        `warm_up` is how many rounds come before those that count.
+        """
+        start, rounds = time.monotonic(), warm_up
 
         def after_round(values: list[list[float]]) -> bool:
             nonlocal rounds

@@ -96,6 +96,24 @@ def test_the_loader_is_measured_warm_and_cold(cache: Path, tmp_path: Path) -> No
     assert "Cold: " in done.stdout
 
 
+def test_a_loader_without_time_measures_all_cores_once_and_names_the_rest(
+    cache: Path, tmp_path: Path
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this machine refuses a second core")
+    json_file = tmp_path / "loader.json"
+    done = bench(
+        cache, "loader", "--cores", "2", "--images", "70", "--seconds", "0.05", "--minutes", "0.001",
+        "--batches", "8", "--json", json_file, "--picture", tmp_path / "loader.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {(row["name"], row["metric"]): row for row in json.loads(json_file.read_text())["rows"]}
+    assert rows["ours-cpu/threads 2/batch 8", "pairs_per_second"]["runs"] == 1
+    assert rows["ours-cpu/cold/threads 2/batch 8", "pairs_per_second"]["runs"] == 1
+    assert ("decode-only/threads 1", "source_decodes_per_second") not in rows
+    assert "Left out, for --minutes 0.001 are over: threads 1." in done.stdout
+
+
 METRICS = (
     "pairs_per_second",
     "source_decodes_per_second",
@@ -158,3 +176,20 @@ def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
     if "gpu: None" in done.stdout:
         assert "MISSING: no CUDA device" in done.stdout
+
+
+@pytest.mark.gpu
+def test_the_loader_on_a_gpu_takes_memory_of_it(cache: Path, tmp_path: Path) -> None:
+    json_file = tmp_path / "loader.json"
+    done = bench(
+        cache, "loader", "--cores", "1", "--images", "70", "--seconds", "0.05", "--batches", "8", "16",
+        "--json", json_file, "--picture", tmp_path / "loader.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read(json_file)
+    for backend in ("ours-dali-gpu", "ours-split"):
+        small, large = (
+            rows[f"{backend}/threads 1/batch {batch}", "peak_device_memory"]["median"] for batch in (8, 16)
+        )
+        assert 0 <= small < 20_000 and 0 < large < 20_000
+    assert ("ours-cpu/threads 1/batch 8", "peak_device_memory") not in rows
