@@ -143,8 +143,10 @@ def test_kernels_of_the_trainers_stream_are_left_out() -> None:
         while True:
             with torch.cuda.stream(other):
                 a @ a
+            torch.cuda.synchronize()  # at once, both would be slower
             made += 1
             yield a @ a
+            torch.cuda.synchronize()
 
     each = kernel_milliseconds_per_batch(batches(), 0, own)
     assert made == BATCHES + 2
@@ -155,7 +157,7 @@ def test_kernels_of_the_trainers_stream_are_left_out() -> None:
         a @ a
     end.record()
     torch.cuda.synchronize()
-    assert each == pytest.approx(start.elapsed_time(end) / BATCHES, rel=0.9), "once, not twice"
+    assert each == pytest.approx(start.elapsed_time(end) / BATCHES, rel=0.5), "once, not twice"
 
 
 def test_a_trainer_is_expected_to_take_as_long_as_the_longest_of_its_kind() -> None:
