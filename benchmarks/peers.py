@@ -228,6 +228,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=2.0,
-    minutes=10.0,
+    minutes=7.0,
     add_options=add_options,
 )

@@ -28,9 +28,9 @@ DRAWN = (
     "forward_images_per_second",
     "ratio_to_device",
     "source_decodes_per_second",
-    "share_of_bandwidth",
+    "share_of_copy_bandwidth",
     "share_of_matrix_peak",
-    "microseconds",
+    "microseconds_per_batch",
     "training_seconds",
 )
 """Metrics of the pictures, where a stage has them."""
