@@ -1,8 +1,9 @@
 """`cifar`: how long a run on CIFAR-100-LT takes, on random images of its shape and counts (no accuracy is claimed).
 
 The run is that of training/train.py, without evaluation: GLMC, imbalance factor 100 (10,847 images of 100 classes),
-batch 64, 200 epochs or 34,000 steps. On a GPU it is the official ResNet-32 with 64 base channels, all epochs as one
-CUDA graph a step, and for comparison a few epochs with the settings in between. On a CPU a small network takes a few
+batch 64, 200 epochs or 34,000 steps. On a GPU it is the official ResNet-32 with 64 base channels, one CUDA graph a
+step. A few epochs show whether the graph is faster with the model compiled or without; the faster one runs all epochs,
+as many as --minutes allow, and a few epochs without a graph follow for comparison. On a CPU a small network takes a few
 epochs. --images is the size of the largest class.
 """
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from benchmarks.command import Command, whole
 from benchmarks.measurement import Row, row_of
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 from pipelines.beton_format import RAW_MODE
 from pipelines.beton_writer import write_beton
@@ -39,10 +41,24 @@ from training.run_log import SilentLog
 CLASSES, FACTOR, SIDE, BATCH = 100, 100, 32, 64
 EPOCHS, FEW = 200, 6
 """Of the published run; of those that are only compared."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "graph, compiled": {"cuda_graph": True, "compile": "default"},
+    "graph": {"cuda_graph": True, "compile": "none"},
+    "eager": {"cuda_graph": False, "compile": "none"},
+    "compiled": {"cuda_graph": False, "compile": "default"},
+}
+"""Of a run, by its name."""
+GRAPHS, OTHERS = ("graph, compiled", "graph"), ("eager", "compiled")
 GOAL = 150.0
 """Seconds of training on one H200."""
 NEVER = 1 << 30
 """As log steps: only the ends of epochs are logged then."""
+
+
+MARGIN = 1.1
+"""Of the time that a run is expected to take: checkpoints are no training, but take time too."""
+SECONDS_BETWEEN = 10.0
+"""Of training, from one writing of its rows to the next."""
 
 
 @dataclass
@@ -50,81 +66,132 @@ class EpochLog(SilentLog):
     """Keeps the trainer's own clock at the end of each epoch, when it has waited for the device."""
 
     trainer: Trainer
+    show: Callable[[list[float]], None]
+    """Called now and then with what there is."""
     seconds: list[float] = field(default_factory=list)
+    shown: float = 0.0
 
     def write(self, entry: dict[str, Any]) -> None:
         """Called with every log entry."""
-        if entry["kind"] == "train":
-            self.seconds.append(self.trainer.clock.training_seconds)
+        if entry["kind"] != "train":
+            return
+        self.seconds.append(self.trainer.clock.training_seconds)
+        if self.seconds[-1] - self.shown > SECONDS_BETWEEN:
+            self.shown = self.seconds[-1]
+            self.show(self.seconds)
 
 
 def run(options: argparse.Namespace) -> Results:
     """Train with each of the settings."""
     device = choose_device("auto", 0)
-    rows, notes = [], []
+    progress: Progress = options.progress
     with random_images(options.images) as path, ThreadPool(options.cores) as pool:
-        for name, config in runs(path, device, options.epochs):
-            print(f"{name}, {config.optim.epochs} epochs", flush=True)
-            seconds, steps = train(config, device, pool)
-            rows += rows_of(name, seconds, steps)
-            if config.optim.epochs == EPOCHS and device.type == "cuda":
-                verdict = "reached" if seconds[-1] <= GOAL else "missed"
-                notes.append(f"{name}: {seconds[-1]:.1f} s of training, goal {GOAL:g} s: {verdict}")
+        runs = Runs(path, device, pool, progress)
+        if device.type == "cuda":
+            notes = on_gpu(runs, options.epochs or EPOCHS)
+        else:
+            runs.time("eager", "eager", options.epochs or 3)
+            notes = []
     return Results(
         title="CIFAR-100-LT (IF 100), random images",
-        rows=rows,
+        rows=progress.rows,
         drawn=("training_seconds", "milliseconds_per_step", "forward_images_per_second"),
         notes=notes,
     )
 
 
-def runs(beton: Path, device: torch.device, epochs: int | None) -> Iterator[tuple[str, Config]]:
-    """The runs to compare, by name, each in a folder of its own beside the beton."""
-    on_gpu = device.type == "cuda"
-    whole_run = Config(
-        method="glmc",
-        data=DataConfig(train=str(beton)),
-        view=ViewSettings(size=SIDE, crop="padded"),
-        model=ModelConfig(backbone="resnet32" if on_gpu else "resnet8", width=64 if on_gpu else 4),
-        optim=OptimConfig(epochs=epochs or (EPOCHS if on_gpu else 3), batch_size=BATCH, lr=0.01),
-        run=RunConfig(folder="", log_steps=NEVER, device="cuda" if on_gpu else "cpu"),
-    )
-    few = replace(whole_run, optim=replace(whole_run.optim, epochs=min(FEW, whole_run.optim.epochs)))
-    if not on_gpu:
-        yield _run("eager", whole_run, beton, cuda_graph=False, compile="none")
-        return
-    yield _run("eager", few, beton, cuda_graph=False, compile="none")
-    yield _run("compiled", few, beton, cuda_graph=False, compile="default")
-    yield _run("graph", few, beton, cuda_graph=True, compile="none")
-    yield _run("graph, compiled", whole_run, beton, cuda_graph=True, compile="default")
+def on_gpu(runs: Runs, epochs: int) -> list[str]:
+    """Find the faster graph, run it for `epochs`, then the others; says whether the goal is reached."""
+    few = min(FEW, epochs)
+    tried = {settings: runs.time(settings, settings, few) for settings in GRAPHS}
+    best = min(tried, key=lambda settings: steady(tried[settings]))
+    fitting = epochs_that_fit(tried[best], runs.progress.seconds_left(), epochs)
+    name = f"{best}, {fitting} epochs"
+    seconds = runs.time(name, best, fitting)
+    if fitting < epochs:
+        notes = [
+            f"{name}: {seconds[-1]:.1f} s of training; there was no time for {epochs}, so the goal is open"
+        ]
+    elif epochs == EPOCHS:
+        verdict = "reached" if seconds[-1] <= GOAL else "missed"
+        notes = [f"{name}: {seconds[-1]:.1f} s of training, goal {GOAL:g} s: {verdict}"]
+    else:
+        notes = []
+    for settings in OTHERS:
+        # as a guess: a start like the slower one of those before, and steps that are four times as long
+        guess = max(each[0] for each in tried.values()) + 4 * few * steady(tried[best])
+        if runs.progress.seconds_left() < guess:
+            notes.append(f"Left out for want of time: {settings}")
+        else:
+            runs.time(settings, settings, few)
+    return notes
 
 
-def _run(name: str, config: Config, beton: Path, **settings: Any) -> tuple[str, Config]:
-    folder = beton.parent / name.replace(", ", "_")
-    return name, replace(config, run=replace(config.run, folder=str(folder), **settings))
+def steady(seconds: Sequence[float]) -> float:
+    """Return the median of the seconds of an epoch, the first one left out where there are others."""
+    epochs = np.diff(seconds, prepend=0.0)
+    return float(np.median(epochs[1:] if len(epochs) > 1 else epochs))
 
 
-def train(config: Config, device: torch.device, pool: ThreadPool) -> tuple[list[float], int]:
-    """Seconds of training up to the end of each epoch, compilation and recording included; and steps an epoch."""
-    torch.compiler.reset()
-    folder = RunFolder(Path(config.run.folder))
-    folder.create()
-    trainer = build_trainer(config, open_betons(config), folder, ProcessGroup(0, 1, device), pool, anew=True)
-    log = EpochLog(trainer)
-    trainer.log = log
-    trainer.train()
-    return log.seconds, len(trainer.loader)
+def epochs_that_fit(tried: Sequence[float], left: float, epochs: int) -> int:
+    """How many of `epochs` fit into `left` seconds, by the epochs of a shorter run; one at least."""
+    spare = left - 1.5 * tried[0]  # of the first epoch, and as much again for what is not training
+    return int(max(1, min(epochs, spare / (MARGIN * steady(tried)))))
+
+
+@dataclass
+class Runs:
+    """Trains on one set, and keeps rows of it."""
+
+    beton: Path
+    device: torch.device
+    pool: ThreadPool
+    progress: Progress
+
+    def time(self, name: str, settings: str, epochs: int) -> list[float]:
+        """Seconds of training up to the end of each epoch, compilation and recording included."""
+        print(f"{name}: {epochs} epochs", flush=True)
+        torch.compiler.reset()
+        config = self.config(name, settings, epochs)
+        folder = RunFolder(Path(config.run.folder))
+        folder.create()
+        group = ProcessGroup(0, 1, self.device)
+        trainer = build_trainer(config, open_betons(config), folder, group, self.pool, anew=True)
+        steps = len(trainer.loader)
+        log = EpochLog(trainer, lambda seconds: self.progress.show(rows_of(name, seconds, steps)))
+        trainer.log = log
+        trainer.train()
+        self.progress.keep(rows_of(name, log.seconds, steps))
+        return log.seconds
+
+    def config(self, name: str, settings: str, epochs: int) -> Config:
+        """The run of these `SETTINGS`, in a folder of its own beside the beton."""
+        on_gpu = self.device.type == "cuda"
+        return Config(
+            method="glmc",
+            data=DataConfig(train=str(self.beton)),
+            view=ViewSettings(size=SIDE, crop="padded"),
+            model=ModelConfig(backbone="resnet32" if on_gpu else "resnet8", width=64 if on_gpu else 4),
+            optim=OptimConfig(epochs=epochs, batch_size=BATCH, lr=0.01),
+            run=RunConfig(
+                folder=str(self.beton.parent / name.replace(", ", "_")),
+                log_steps=NEVER,
+                device="cuda" if on_gpu else "cpu",
+                **SETTINGS[settings],
+            ),
+        )
 
 
 def rows_of(name: str, seconds: Sequence[float], steps: int) -> list[Row]:
     """Sum up a run; the first epoch, in which everything is set up, is apart from the others."""
     epochs = np.diff(seconds, prepend=0.0)
-    steady = (epochs[1:] if len(epochs) > 1 else epochs) / steps
+    of_step = (epochs[1:] if len(epochs) > 1 else epochs) / steps
     return [
+        _row([len(seconds)], name, "epochs", "epochs"),
         _row([seconds[-1]], name, "training_seconds", "s"),
         _row([float(epochs[0])], name, "first_epoch_seconds", "s"),
-        _row((1000 * steady).tolist(), name, "milliseconds_per_step", "ms"),
-        _row((2 * BATCH / steady).tolist(), name, "forward_images_per_second", "images/s"),
+        _row((1000 * of_step).tolist(), name, "milliseconds_per_step", "ms"),
+        _row((2 * BATCH / of_step).tolist(), name, "forward_images_per_second", "images/s"),
     ]
 
 
@@ -160,5 +227,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     images=500,
+    minutes=10.0,
     add_options=add_options,
 )

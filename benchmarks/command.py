@@ -23,12 +23,14 @@ class Command:
     text: str
     """What its help says."""
     run: Callable[[argparse.Namespace], Results]
-    """Measure. Its options hold `cores`, `images`, `seconds` and what `add_options` added; the process is
-    kept to `cores` already."""
+    """Measure. Its options hold `cores`, `images`, `seconds`, `progress` (a `Progress`) and what `add_options`
+    added; the process is kept to `cores` already."""
     seconds: float = 2.0
     """Default of --seconds: of one timed run."""
     images: int = 512
     """Default of --images."""
+    minutes: float | None = None
+    """Default of --minutes, of the whole benchmark; None: it takes what it takes."""
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
     """Adds options of its own."""
 
@@ -51,7 +53,20 @@ def add_shared_options(parser: argparse.ArgumentParser, command: Command) -> Non
         metavar="S",
         help=f"length of one timed run (default: {command.seconds:g})",
     )
-    add("--json", type=Path, metavar="FILE", help="write the rows here too; an older file is replaced")
+    if command.minutes is not None:
+        add(
+            "--minutes",
+            type=seconds,
+            default=command.minutes,
+            metavar="M",
+            help=f"begin nothing that would take longer; what is left out is named (default: {command.minutes:g})",
+        )
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the rows here too, as they come; an older file is replaced",
+    )
     add(
         "--picture",
         type=Path,
@@ -79,11 +94,11 @@ def whole(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Parse a time above 0."""
+    """Parse a time above 0, of seconds or minutes."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0")
     return value

@@ -1,7 +1,7 @@
 """`decode`: which settings of the decoder are best on this machine; prints the YAML lines to paste.
 
 A source image is decoded once and cropped twice, as in training. On a CPU numbers of threads are tried, on a
-GPU DALI's settings and the split with CPU threads (decode_gpu.py).
+GPU DALI's settings, CPU threads, and the split of both (decode_gpu.py), and how far their pixels are from libjpeg's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 from benchmarks.command import Command, add_beton_option
 from benchmarks.feed import Feed
 from benchmarks.loader import SOURCES
-from benchmarks.measurement import CROP_FLIP, Case, Row, measure_in_turn
+from benchmarks.measurement import CROP_FLIP, Case, Row, sum_up, values_in_turn
 from benchmarks.our_feeds import open_views
 from benchmarks.peer import batch_for
 from benchmarks.photographs import open_photographs
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 from pipelines.beton_reader import BetonFile
 
@@ -40,19 +41,22 @@ class Candidate:
 
 def run(options: argparse.Namespace) -> Results:
     """Try the candidates in turn."""
+    progress: Progress = options.progress
     with open_photographs(options) as photographs:
+        progress.keep(photographs.rows())
         if torch.cuda.is_available():
             from benchmarks.decode_gpu import sweep_gpu  # which imports this module
 
-            rows, best = sweep_gpu(photographs.beton, options.cores, options.seconds)
+            best, notes = sweep_gpu(photographs.beton, options.cores, options.seconds, progress)
         else:
-            rows, best = try_all(cpu_candidates(photographs.beton, options.cores), options.seconds)
-        about = photographs.rows()
+            candidates = cpu_candidates(photographs.beton, options.cores)
+            rows = try_all(candidates, options.seconds, progress)
+            best, notes = best_of(candidates, rows), []
     return Results(
         title="Source decodes a second, two crops each, by the settings of the decoder",
-        rows=[*rows, *about],
+        rows=progress.rows,
         drawn=(METRIC,),
-        notes=[f"Best on this machine: {best.name}. For a configuration:", best.yaml],
+        notes=[*notes, f"Best on this machine: {best.name}. For a configuration:", best.yaml],
     )
 
 
@@ -69,17 +73,27 @@ def cpu_candidates(beton: BetonFile, cores: int) -> list[Candidate]:
     ]
 
 
-def try_all(candidates: Sequence[Candidate], seconds: float, runs: int = RUNS) -> tuple[list[Row], Candidate]:
-    """Measure the candidates in turn: a row for each, and the one with the highest median."""
+def try_all(
+    candidates: Sequence[Candidate], seconds: float, progress: Progress, runs: int = RUNS
+) -> list[Row]:
+    """Measure the candidates in turn and keep a row for each."""
     with ExitStack() as stack:
         cases = []
         for candidate in candidates:
             feed = candidate.open()
             stack.callback(feed.close)
             cases.append(_case(candidate, feed, seconds))
-        rows = measure_in_turn(cases, runs)
-    best = max(range(len(rows)), key=lambda i: rows[i].median)
-    return rows, candidates[best]
+        values = values_in_turn(
+            cases, runs, after_round=progress.rounds(lambda values: sum_up(cases, values))
+        )
+        rows = sum_up(cases, values)
+    progress.keep(rows)
+    return rows
+
+
+def best_of(candidates: Sequence[Candidate], rows: Sequence[Row]) -> Candidate:
+    """Return the candidate whose row, in the same place, has the highest median."""
+    return candidates[max(range(len(rows)), key=lambda i: rows[i].median)]
 
 
 def _case(candidate: Candidate, feed: Feed, seconds: float) -> Case:
@@ -98,5 +112,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=1.0,
+    minutes=7.0,
     add_options=add_beton_option,
 )

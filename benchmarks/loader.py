@@ -3,39 +3,39 @@
 Beside each number of threads stands the ceiling of decoding alone: libjpeg-turbo through torchvision's
 `decode_jpeg`, every source once, whole, no crop, on as many threads of the same pool. Our share of it is a row.
 
-Without arguments it takes under 5 minutes on two cores (3:49 on two of an AMD EPYC, of which other work took one).
-More batch sizes, larger ones and more --seconds take longer: beside its seconds a run waits for some five batches.
+Settings of one number of threads take turns, with that ceiling: first on all cores, then with a cold page cache, then
+on half of the cores and so on, as far as --minutes go. Beside its seconds a run waits for some five batches, so fewer
+threads, and larger batches, take longer.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.command import Command, add_beton_option, whole
+from benchmarks.decode_only import decoding
 from benchmarks.feed import Feed
-from benchmarks.measurement import CROP_FLIP, Case, Row, rate, row_of, values_in_turn
+from benchmarks.held_memory import anonymous_memory, device_memory, give_back_memory
+from benchmarks.measurement import CROP_FLIP, Case, Row, row_of, sum_up, values_in_turn
 from benchmarks.our_feeds import open_views
 from benchmarks.page_cache import drop_from_page_cache
 from benchmarks.photographs import open_photographs
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 from benchmarks.staged_feeds import SPLIT, Staged, open_staged_views
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.manifest import manifest_path
-from pipelines.thread_pool import ThreadPool
 
 RUNS = 5
 BATCHES = (32, 128)
@@ -69,14 +69,14 @@ class Setting:
     threads: int
     batch: int
     feed: Feed
-    peak_memory: float
-    """MiB that the process held for it at most, in its first run."""
+    peak_memory: list[Row]
+    """What it held at most, of the host's and of the GPU's memory, in its first run."""
     cores_used: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """What its rows are called."""
-        return f"{self.backend}/threads {self.threads}/batch {self.batch}"
+        return _name(self.backend, self.threads, self.batch)
 
     def case(self, seconds: float) -> Case:
         """Pairs a second of one run."""
@@ -98,54 +98,73 @@ class Setting:
             self._row([CROPS * value for value in pairs], "crops_per_second", "crops/s"),
             self._row(shares, "share_of_decode_ceiling", "%"),
             self._row(self.cores_used[-len(pairs) :], "cores_used", "cores"),
-            self._row([self.peak_memory], "peak_memory", "MiB"),
+            *self.peak_memory,
         ]
 
     def _row(self, values: Sequence[float], metric: str, unit: str) -> Row:
-        return row_of(values, name=self.name, metric=metric, unit=unit, augmentation=CROP_FLIP)
+        return _row(values, self.name, metric, unit)
 
 
 def run(options: argparse.Namespace) -> Results:
-    """Measure every setting in turn, then the cold page cache."""
+    """Measure all cores, the cold page cache, and fewer threads while there is time."""
+    progress: Progress = options.progress
     with open_photographs(options) as photographs:
         print(f"{len(photographs.labels)} photographs, {photographs.beton.path}", flush=True)
-        rows = warm_rows(photographs.beton, options.cores, options.batches, options.seconds)
-        cold, notes = cold_rows(photographs.beton, options.cores, options.batches[0])
-        about = photographs.rows()
+        progress.keep(photographs.rows())
+        most, *fewer = reversed(thread_choices(options.cores))
+        measure_warm(photographs.beton, most, options.batches, options.seconds, progress)
+        notes = measure_cold(photographs.beton, most, options.batches[0], progress)
+        notes += measure_fewer(photographs.beton, fewer, options, progress)
     return Results(
         title="The loader by threads and batch size",
-        rows=[*rows, *cold, *about],
+        rows=progress.rows,
         drawn=("pairs_per_second", "source_decodes_per_second", "share_of_decode_ceiling"),
         notes=notes,
     )
 
 
-def warm_rows(beton: BetonFile, cores: int, batches: Sequence[int], seconds: float) -> list[Row]:
-    """Rows of every backend, number of threads and batch size, all in turn, and of the ceilings."""
-    threads = thread_choices(cores)
+def measure_fewer(
+    beton: BetonFile, fewer: Sequence[int], options: argparse.Namespace, progress: Progress
+) -> list[str]:
+    """Measure each number of threads for which there is time, and say for which there is none."""
+    longest = 0.0
+    for place, threads in enumerate(fewer):
+        if progress.seconds_left() < longest:
+            left_out = ", ".join(map(str, fewer[place:]))
+            return [f"Left out, for --minutes {options.minutes:g} are over: threads {left_out}."]
+        start = time.monotonic()
+        measure_warm(beton, threads, options.batches, options.seconds, progress)
+        longest = max(longest, time.monotonic() - start)
+    return []
+
+
+def measure_warm(
+    beton: BetonFile, threads: int, batches: Sequence[int], seconds: float, progress: Progress
+) -> None:
+    """Keep rows of every backend and batch size with so many threads, and of their ceiling, all in turn."""
     with ExitStack() as stack:
-        ceilings = [
-            _case(f"decode-only/threads {n}", "source_decodes_per_second", "images/s", measure)
-            for n, measure in ((n, stack.enter_context(decoding(beton, n, seconds))) for n in threads)
-        ]
+        ceiling = _case(
+            f"decode-only/threads {threads}",
+            "source_decodes_per_second",
+            "images/s",
+            stack.enter_context(decoding(beton, threads, seconds)),
+        )
         settings = [
-            _opened(stack, beton, backend, n, batch, seconds)
-            for n, backend, batch in product(threads, backends(), batches)
+            _opened(stack, beton, backend, threads, batch, seconds)
+            for backend, batch in product(backends(), batches)
         ]
-        cases = [*ceilings, *(setting.case(seconds) for setting in settings)]
-        values = values_in_turn(cases, RUNS)
-    most = dict(zip(threads, values, strict=False))
-    rows = [
-        row_of(most[n], name=case.name, metric=case.metric, unit=case.unit)
-        for n, case in zip(threads, ceilings, strict=True)
-    ]
-    for setting, pairs in zip(settings, values[len(ceilings) :], strict=True):
-        rows += setting.rows(pairs, most[setting.threads])
-    return rows
+        cases = [ceiling, *(setting.case(seconds) for setting in settings)]
+        values = values_in_turn(
+            cases, RUNS, after_round=progress.rounds(lambda values: sum_up(cases, values))
+        )
+    most, *pairs = values
+    progress.keep([row_of(most, name=ceiling.name, metric=ceiling.metric, unit=ceiling.unit)])
+    for setting, each in zip(settings, pairs, strict=True):
+        progress.keep(setting.rows(each, most))
 
 
-def cold_rows(beton: BetonFile, cores: int, batch: int) -> tuple[list[Row], list[str]]:
-    """One epoch of each backend from the disk, `RUNS` times, and what to say of it."""
+def measure_cold(beton: BetonFile, cores: int, batch: int, progress: Progress) -> list[str]:
+    """Keep rows of one epoch of each backend from the disk, `RUNS` times; returns what to say of it."""
     kept: list[float] = []
     with tempfile.TemporaryDirectory(prefix=".cold-", dir=beton.path.parent) as folder:
         copy = Path(folder) / beton.path.name  # pages of a file that is mapped elsewhere would stay
@@ -160,32 +179,15 @@ def cold_rows(beton: BetonFile, cores: int, batch: int) -> tuple[list[Row], list
             )
             for backend, opener in backends().items()
         ]
-        values = values_in_turn(cases, RUNS)
-    rows = [
-        row_of(each, name=case.name, metric=case.metric, unit=case.unit, augmentation=case.augmentation)
-        for case, each in zip(cases, values, strict=True)
-    ]
+        values = values_in_turn(
+            cases, RUNS, after_round=progress.rounds(lambda values: sum_up(cases, values))
+        )
+    progress.keep(sum_up(cases, values))
     if max(kept) > STILL_THERE:
-        return rows, [
+        return [
             f"Cold: this machine kept up to {max(kept):.0%} of the file in its page cache, so these are not cold."
         ]
-    return rows, [f"Cold: the file was out of the page cache before each run (at most {max(kept):.1%} left)."]
-
-
-@contextmanager
-def decoding(beton: BetonFile, threads: int, seconds: float) -> Iterator[Callable[[], float]]:
-    """Give a run that decodes sources for `seconds` on so many threads: images a second."""
-    with ThreadPool(threads) as pool:
-
-        def decode(start: int, stop: int) -> None:
-            for i in range(start, stop):
-                decode_jpeg(torch.from_numpy(np.array(beton.image_bytes(i))), ImageReadMode.RGB)
-
-        def every_source() -> int:
-            pool.map_slices(decode, beton.num_images, 4)
-            return beton.num_images
-
-        yield lambda: rate(every_source, seconds)
+    return [f"Cold: the file was out of the page cache before each run (at most {max(kept):.1%} left)."]
 
 
 def backends() -> dict[str, Opener]:
@@ -198,29 +200,36 @@ def thread_choices(cores: int) -> list[int]:
     return [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < cores] + [cores]
 
 
-def anonymous_memory() -> float:
-    """MiB that this process holds now, mapped files left out."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return sum(int(kib) for kib in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE)) / 1024
-
-
 def _case(name: str, metric: str, unit: str, measure: Callable[[], float]) -> Case:
     return Case(name=name, metric=metric, unit=unit, augmentation=CROP_FLIP, measure=measure)
+
+
+def _name(backend: str, threads: int, batch: int) -> str:
+    return f"{backend}/threads {threads}/batch {batch}"
+
+
+def _row(values: Sequence[float], name: str, metric: str, unit: str) -> Row:
+    return row_of(values, name=name, metric=metric, unit=unit, augmentation=CROP_FLIP)
 
 
 def _opened(
     stack: ExitStack, beton: BetonFile, backend: str, threads: int, batch: int, seconds: float
 ) -> Setting:
     """Open a feed and see how much memory it takes while it runs alone for a while."""
-    before = anonymous_memory()
+    looks = (anonymous_memory, device_memory) if backend in GPU_BACKENDS else (anonymous_memory,)
+    give_back_memory()
+    before = [look() for look in looks]
     feed = backends()[backend](beton, threads, batch, CROP_FLIP)
     stack.callback(feed.close)
     most, end = before, time.perf_counter() + seconds
     for _ in feed.batches:
-        most = max(most, anonymous_memory())
+        most = [max(each, look()) for each, look in zip(most, looks, strict=True)]
         if time.perf_counter() > end:
             break
-    return Setting(backend, threads, batch, feed, most - before)
+    name = _name(backend, threads, batch)
+    held = zip(("peak_memory", "peak_device_memory"), before, most, strict=False)
+    memory = [_row([after - first], name, metric, "MiB") for metric, first, after in held]
+    return Setting(backend, threads, batch, feed, memory)
 
 
 def _cold_epoch(opener: Opener, path: Path, threads: int, batch: int, kept: list[float]) -> float:
@@ -254,5 +263,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=0.5,
+    minutes=6.0,
     add_options=add_options,
 )

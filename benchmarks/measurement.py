@@ -63,22 +63,33 @@ def row_of(values: Sequence[float], *, name: str, metric: str, unit: str, augmen
     )
 
 
-def values_in_turn(cases: Sequence[Case], runs: int, *, warm_up: int = 1) -> list[list[float]]:
-    """Measure each case `runs` times, in turn, after `warm_up` runs of each that do not count: values by case."""
+AfterRound = Callable[[list[list[float]]], bool]
+"""(values by case up to now) -> whether to go on."""
+
+
+def values_in_turn(
+    cases: Sequence[Case], runs: int, *, warm_up: int = 1, after_round: AfterRound | None = None
+) -> list[list[float]]:
+    """Measure each case `runs` times, in turn, after `warm_up` runs of each that do not count: values by case.
+
+    `after_round` is asked each time that all cases have one value more.
+    """
     values: list[list[float]] = [[] for _ in cases]
     for run in range(-warm_up, runs):
         for case, of_case in zip(cases, values, strict=True):
             value = case.measure()
             if run >= 0:
                 of_case.append(value)
+        if run >= 0 and after_round is not None and not after_round(values):
+            break
     return values
 
 
-def measure_in_turn(cases: Sequence[Case], runs: int, *, warm_up: int = 1) -> list[Row]:
-    """Sum up `values_in_turn`, a row a case."""
+def sum_up(cases: Sequence[Case], values: Sequence[Sequence[float]]) -> list[Row]:
+    """Sum up the values of each case in a row."""
     return [
         row_of(each, name=case.name, metric=case.metric, unit=case.unit, augmentation=case.augmentation)
-        for case, each in zip(cases, values_in_turn(cases, runs, warm_up=warm_up), strict=True)
+        for case, each in zip(cases, values, strict=True)
     ]
 
 

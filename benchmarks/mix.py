@@ -1,8 +1,10 @@
 """`mix`: our mix against the time that its bytes need, and against the alternatives, on the GPU or the CPU.
 
 The floor is measured: a copy that reads and writes as many bytes in all as the mix must (MixUp reads both views of
-a pair, CutMix one of them at each pixel). On a GPU the images are bfloat16, times are those of CUDA events, and
-the data are not in the L2 cache; on a CPU the images are float32, and ours runs on all the cores given.
+a pair, CutMix one of them at each pixel). A second copy is the floor of views with a fourth, zero channel, whose loads
+would be wide without further ado: no kernel that reads those is faster. On a GPU the images are bfloat16, times are
+those of CUDA events, and the data are not in the L2 cache; on a CPU the images are float32, and ours runs on all the
+cores given.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 
 from benchmarks.command import Command, whole
 from benchmarks.gpu_timing import microseconds, sets_that_leave_the_cache
-from benchmarks.measurement import NONE, OFFICIAL, Case, Row, find, row_of, times, values_in_turn
+from benchmarks.measurement import NONE, OFFICIAL, Case, Row, find, row_of, sum_up, times, values_in_turn
 from benchmarks.mixers import (
     Inputs,
     Mixer,
@@ -28,6 +30,7 @@ from benchmarks.mixers import (
     our_kernel,
     our_loop,
 )
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 from pipelines.colour_draws import ColourSettings, draw_colour
 from pipelines.draws import Draw
@@ -38,6 +41,7 @@ RUNS = 5
 TIME = "microseconds_per_batch"
 SHARE = "share_of_copy_bandwidth"
 FLOOR = "copy"
+FLOOR_OF_FOUR = "copy, four channels"
 GOAL_SHARE = 85.0
 """Percent of the GPU's copy bandwidth."""
 GOALS = (("plain-pytorch", 8.0), ("torch-compile", 1.2))
@@ -52,23 +56,30 @@ def run(options: argparse.Namespace) -> Results:
             f"--images {options.images}: give a multiple of 4 (timm mixes an even number of pairs)"
         )
     if torch.cuda.is_available():
-        return _results(gpu_rows(pairs, options.size, options.seconds), "our-kernel", pairs, options.size)
-    rows = cpu_rows(pairs, options.size, options.seconds, options.cores)
+        rows = gpu_rows(pairs, options.size, options.seconds, options.progress)
+        return _results(rows, "our-kernel", pairs, options.size)
+    rows = cpu_rows(pairs, options.size, options.seconds, options.cores, options.progress)
     return _results(rows, "our-loop", pairs, options.size)
 
 
-def gpu_rows(pairs: int, size: int, seconds: float) -> list[Row]:
+def gpu_rows(pairs: int, size: int, seconds: float, progress: Progress) -> list[Row]:
     """Rows of everything that mixes on a GPU, of the copy, and of the colour augmentation."""
     device = torch.device("cuda")
     first = make_inputs(pairs, size, torch.bfloat16, device, 0)
-    count = sets_that_leave_the_cache(first.needed_bytes)
+    count = sets_that_leave_the_cache(first.needed_bytes())
     sets = [first, *(make_inputs(pairs, size, torch.bfloat16, device, seed) for seed in range(1, count))]
-    halves = [torch.empty((2, first.needed_bytes // 2), dtype=torch.uint8, device=device) for _ in sets]
 
     def measured(launches: list[Callable[[], object]]) -> Callable[[], float]:
         return lambda: microseconds(launches, seconds)
 
-    cases = [_case(FLOOR, measured([partial(half[0].copy_, half[1]) for half in halves]))]
+    def copies(needed_bytes: int) -> list[Callable[[], object]]:
+        halves = [torch.empty((2, needed_bytes // 2), dtype=torch.uint8, device=device) for _ in sets]
+        return [partial(target.copy_, source) for target, source in halves]
+
+    cases = [
+        _case(FLOOR, measured(copies(first.needed_bytes()))),
+        _case(FLOOR_OF_FOUR, measured(copies(first.needed_bytes(channels=4)))),
+    ]
     mixers: dict[str, Mixer] = {
         "our-kernel": our_kernel,
         "torch-compile": compiled_pytorch(),
@@ -78,13 +89,13 @@ def gpu_rows(pairs: int, size: int, seconds: float) -> list[Row]:
         _case(name, measured([partial(mixer, each) for each in sets])) for name, mixer in mixers.items()
     ]
     cases.append(_case("our-augmentation", measured(_augmentations(sets)), OFFICIAL))
-    return _rows(cases, first.needed_bytes, "our-kernel")
+    return _rows(cases, first.needed_bytes(), "our-kernel", progress)
 
 
-def cpu_rows(pairs: int, size: int, seconds: float, cores: int) -> list[Row]:
+def cpu_rows(pairs: int, size: int, seconds: float, cores: int, progress: Progress) -> list[Row]:
     """Rows of everything that mixes on a CPU, and of the copy; all on `cores` threads."""
     inputs = make_inputs(pairs, size, torch.float32, torch.device("cpu"), 0)
-    source, target = np.ones((2, inputs.needed_bytes // 2), np.uint8)
+    source, target = np.ones((2, inputs.needed_bytes() // 2), np.uint8)
     with ThreadPool(cores) as pool, _intra_op_threads(cores):
 
         def copy(start: int, stop: int) -> None:
@@ -95,7 +106,7 @@ def cpu_rows(pairs: int, size: int, seconds: float, cores: int) -> list[Row]:
         cases += [
             _case(name, partial(_wall, partial(mixer, inputs), seconds)) for name, mixer in mixers.items()
         ]
-        return _rows(cases, inputs.needed_bytes, "our-loop")
+        return _rows(cases, inputs.needed_bytes(), "our-loop", progress)
 
 
 def notes(rows: Sequence[Row], ours: str, subject: str) -> list[str]:
@@ -109,6 +120,10 @@ def notes(rows: Sequence[Row], ours: str, subject: str) -> list[str]:
     on_gpu = ours == "our-kernel"
     reached = f": goal {GOAL_SHARE:g} % {_reached(share.median >= GOAL_SHARE)}" if on_gpu else ""
     said.append(f"{ours} moves its bytes at {share.median:.1f} % of the copy bandwidth{reached}.")
+    four = times(rows, FLOOR_OF_FOUR, ours, TIME)
+    if four is not None:
+        pays = "might pay" if four < 1 else "cannot pay"
+        said.append(f"Views of four channels take {four:.2f} times as long as {ours} at least: they {pays}.")
     for other, goal in GOALS:
         ratio = times(rows, other, ours, TIME)
         if ratio is not None:
@@ -130,27 +145,21 @@ def _results(rows: list[Row], ours: str, pairs: int, size: int) -> Results:
     )
 
 
-def _rows(cases: Sequence[Case], needed_bytes: int, ours: str) -> list[Row]:
+def _rows(cases: Sequence[Case], needed_bytes: int, ours: str, progress: Progress) -> list[Row]:
     """Measure the cases, the floor first, and add what follows from their times."""
-    values = dict(zip([case.name for case in cases], values_in_turn(cases, RUNS), strict=True))
-    rows = [
-        row_of(
-            values[case.name],
-            name=case.name,
-            metric=case.metric,
-            unit=case.unit,
-            augmentation=case.augmentation,
-        )
-        for case in cases
-    ]
-    floor = values[FLOOR]
-    bandwidth = [needed_bytes / (1000 * each) for each in floor]
-    shares = [100 * least / own for least, own in zip(floor, values[ours], strict=True)]
-    return [
-        row_of(bandwidth, name=FLOOR, metric="copy_bandwidth", unit="GB/s"),
-        *rows,
-        row_of(shares, name=ours, metric=SHARE, unit="%"),
-    ]
+
+    def rows(values: Sequence[Sequence[float]]) -> list[Row]:
+        by_name = dict(zip([case.name for case in cases], values, strict=True))
+        bandwidth = [needed_bytes / (1000 * each) for each in by_name[FLOOR]]
+        shares = [100 * least / own for least, own in zip(by_name[FLOOR], by_name[ours], strict=True)]
+        return [
+            row_of(bandwidth, name=FLOOR, metric="copy_bandwidth", unit="GB/s"),
+            *sum_up(cases, values),
+            row_of(shares, name=ours, metric=SHARE, unit="%"),
+        ]
+
+    progress.keep(rows(values_in_turn(cases, RUNS, after_round=progress.rounds(rows))))
+    return progress.rows
 
 
 def _case(name: str, measure: Callable[[], float], augmentation: str = NONE) -> Case:
@@ -199,5 +208,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=1.0,
+    minutes=5.0,
     add_options=_add_options,
 )

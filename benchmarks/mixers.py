@@ -14,7 +14,7 @@ import torch
 from torchvision.transforms import v2
 
 from pipelines.mix_cpu import mix_into
-from pipelines.mix_reference import mix
+from pipelines.mix_reference import mix, normalise
 from pipelines.mixing_draws import cut_boxes
 from pipelines.thread_pool import ThreadPool
 from pipelines.views import Views
@@ -40,11 +40,17 @@ class Inputs:
     """(n,) int64, which torchvision and timm mix as well."""
     out: torch.Tensor
     """(2 n, 3, S, S), channels-last."""
+    mean: torch.Tensor
+    """(3,) float32, on the device, where it is copied once: a copy in each call would make the host wait."""
+    std: torch.Tensor
 
-    @property
-    def needed_bytes(self) -> int:
-        """Read and written at least: MixUp takes both views of a pair, CutMix one of them at each pixel."""
-        return 3 * self.views_a[0].numel() + self.out.numel() * self.out.element_size()
+    def needed_bytes(self, channels: int = 3) -> int:
+        """Read and written at least: MixUp takes both views of a pair, CutMix one of them at each pixel.
+
+        With four `channels` each pixel of a view has a byte more, and no pixel of the output.
+        """
+        views = self.views_a[0].numel() // 3 * channels
+        return 3 * views + self.out.numel() * self.out.element_size()
 
 
 Mixer = Callable[[Inputs], object]
@@ -65,6 +71,8 @@ def make_inputs(n: int, size: int, dtype: torch.dtype, device: torch.device, see
         cut_boxes=boxes.to(device),
         labels=torch.randint(CLASSES, (n,), generator=generator).to(device),
         out=torch.empty((2 * n, size, size, 3), dtype=dtype, device=device).permute(0, 3, 1, 2),
+        mean=torch.tensor(MEAN, device=device),
+        std=torch.tensor(STD, device=device),
     )
 
 
@@ -95,7 +103,15 @@ def our_loop(pool: ThreadPool) -> Mixer:
 
 def plain_pytorch(inputs: Inputs) -> torch.Tensor:
     """Return what the definition makes, and a cast."""
-    return _mix_and_cast(inputs.views_a, inputs.views_b, inputs.lam, inputs.cut_boxes, inputs.out.dtype)
+    return _mix_and_cast(
+        inputs.views_a,
+        inputs.views_b,
+        inputs.lam,
+        inputs.cut_boxes,
+        inputs.mean,
+        inputs.std,
+        inputs.out.dtype,
+    )
 
 
 def compiled_pytorch() -> Mixer:
@@ -103,7 +119,15 @@ def compiled_pytorch() -> Mixer:
     compiled = torch.compile(_mix_and_cast, fullgraph=True)
 
     def run(inputs: Inputs) -> torch.Tensor:
-        return compiled(inputs.views_a, inputs.views_b, inputs.lam, inputs.cut_boxes, inputs.out.dtype)
+        return compiled(
+            inputs.views_a,
+            inputs.views_b,
+            inputs.lam,
+            inputs.cut_boxes,
+            inputs.mean,
+            inputs.std,
+            inputs.out.dtype,
+        )
 
     return run
 
@@ -149,12 +173,13 @@ def _mix_and_cast(
     views_b: Views,
     lam: torch.Tensor,
     boxes: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    return mix(views_a, views_b, lam, boxes, MEAN, STD).to(dtype)
+    return mix(views_a, views_b, lam, boxes, mean, std).to(dtype)
 
 
 def _normalised(inputs: Inputs, view: int) -> torch.Tensor:
     """The images (n, 3, S, S) of stream a, which the transforms take."""
-    images = v2.functional.to_dtype(inputs.views_a[view].permute(0, 3, 1, 2), torch.float32, scale=True)
-    return v2.functional.normalize(images, MEAN, STD).to(inputs.out.dtype)
+    return normalise(inputs.views_a[view], inputs.mean, inputs.std).to(inputs.out.dtype)

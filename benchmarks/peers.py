@@ -1,8 +1,8 @@
 """`peers`: pairs a second from the same JPEGs on the same cores, ours and other libraries', in turn.
 
 Each peer runs in a process of its own, at its own best number of workers, which a sweep finds first. Then all of
-them take turns, five timed runs each. A pair is two source images, one of each stream, decoded and cropped twice
-to 224 x 224: 2 decodes, 4 crops.
+them take turns, five timed runs each, fewer where --minutes are short. A pair is two source images, one of each
+stream, decoded and cropped twice to 224 x 224: 2 decodes, 4 crops.
 """
 
 from __future__ import annotations
@@ -10,30 +10,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from benchmarks.command import Command, add_beton_option
 from benchmarks.feed import Feed
-from benchmarks.isolated import FeedError, IsolatedFeed
-from benchmarks.measurement import CROP_FLIP, OFFICIAL, Row, row_of, times
+from benchmarks.isolated import FeedError
+from benchmarks.measurement import CROP_FLIP, OFFICIAL, Row, times
 from benchmarks.our_feeds import open_mixed, open_views
-from benchmarks.peer import Peer, batch_for
+from benchmarks.peer import Peer
 from benchmarks.peer_dali import open_dali
 from benchmarks.peer_ffcv import open_ffcv
+from benchmarks.peer_sweep import METRIC, Opened, peer_row, sweep
 from benchmarks.peer_torch import open_official, open_official_full, open_official_uint8, open_torchvision_v2
 from benchmarks.photographs import Photographs, open_photographs
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 from benchmarks.staged_feeds import SPLIT, Staged, open_staged_views
 from pipelines.user_error import UserError
 
 RUNS = 5
-WARM_UP = 0.5
-"""Seconds of the first run of a feed, in which it compiles, forks and fills its buffers; it does not count."""
-METRIC = "pairs_per_second"
 
 
 def open_ours(photographs: Photographs, workers: int, batch: int) -> Feed:
@@ -140,65 +137,44 @@ GOALS = (
 """(ours, theirs, how many times as fast)."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A peer at its best number of workers, ready to be timed."""
-
-    peer: Peer
-    workers: int
-    feed: IsolatedFeed
-    swept: list[Row]
-
-
 def run(options: argparse.Namespace) -> Results:
     """Sweep each peer, then time them in turn."""
     wanted = chosen_peers(options.peers)
+    progress: Progress = options.progress
     with open_photographs(options) as photographs, ExitStack() as stack:
         print(f"{len(photographs.labels)} photographs, {photographs.beton.path}", flush=True)
-        opened, failures = _open_all(stack, wanted, photographs.folder, options.cores, options.seconds)
-        rows = in_turn(opened, options.seconds, failures)
-        about = photographs.rows()
-    for each in opened:
-        rows += [*each.swept, _row(each.peer, [each.workers], "best_workers", "workers")]
+        progress.keep(photographs.rows())
+        swept = sweep(stack, wanted, photographs.folder, options.cores, options.seconds, progress)
+        opened, failures = list(swept.best.values()), swept.failures
+        progress.keep([peer_row(each.peer, [each.workers], "best_workers", "workers") for each in opened])
+        rows = in_turn(opened, options.seconds, failures, progress)
+        progress.keep(rows)
+    left_out = "; ".join(f"{name} {workers}" for name, workers in swept.left_out)
     return Results(
         title=f"Pairs a second of the same photographs, {options.cores} cores",
-        rows=[*rows, *about],
+        rows=progress.rows,
         drawn=(METRIC,),
-        notes=[*goals(rows), *failures, *(f"{each.peer.name}: {each.peer.differs}." for each in opened)],
+        notes=[
+            *goals(rows),
+            *failures,
+            *([f"Numbers of workers not tried, for want of time: {left_out}."] if left_out else []),
+            *(f"{each.peer.name}: {each.peer.differs}." for each in opened),
+        ],
     )
 
 
-def sweep(peer: Peer, folder: Path, cores: int, seconds: float) -> Opened:
-    """Try a peer's numbers of workers; the one that made the most pairs stays open.
-
-    Raises:
-        FeedError: the peer cannot be opened here.
-    """
-    batch = batch_for(cores)
-    tried: list[Opened] = []
-    swept: list[Row] = []
-    try:
-        for workers in peer.worker_choices(cores):
-            tried.append(Opened(peer, workers, IsolatedFeed(peer.open, folder, workers, batch), swept))
-            tried[-1].feed.pairs_per_second(WARM_UP)
-            speed = tried[-1].feed.pairs_per_second(seconds)
-            each = "each of 2 loaders" if peer.loaders == 2 else "the loader"
-            print(f"{peer.name}, {workers} workers for {each}: {speed:,.0f} pairs/s", flush=True)
-            swept.append(_row(peer, [speed], f"swept_{METRIC}", "pairs/s", f"{peer.name}/workers {workers}"))
-    except BaseException:
-        for each_tried in tried:
-            each_tried.feed.close()
-        raise
-    best = max(range(len(tried)), key=lambda i: swept[i].median)
-    for i, each_tried in enumerate(tried):
-        if i != best:
-            each_tried.feed.close()
-    return tried[best]
-
-
-def in_turn(opened: Sequence[Opened], seconds: float, failures: list[str]) -> list[Row]:
+def in_turn(opened: Sequence[Opened], seconds: float, failures: list[str], progress: Progress) -> list[Row]:
     """Time the peers `RUNS` times, in turn: a row for each. One that fails now is left out and named."""
     values: dict[str, list[float]] = {each.peer.name: [] for each in opened}
+
+    def rows() -> list[Row]:
+        return [
+            peer_row(each.peer, values[each.peer.name], METRIC, "pairs/s")
+            for each in opened
+            if each.peer.name in values
+        ]
+
+    go_on = progress.rounds(lambda _: rows(), warm_up=0)
     for _ in range(RUNS):
         for each in opened:
             if each.peer.name in values:
@@ -207,11 +183,9 @@ def in_turn(opened: Sequence[Opened], seconds: float, failures: list[str]) -> li
                 except FeedError as error:
                     failures.append(f"{each.peer.name}: not measured ({error}).")
                     del values[each.peer.name]
-    return [
-        _row(each.peer, values[each.peer.name], METRIC, "pairs/s")
-        for each in opened
-        if each.peer.name in values
-    ]
+        if not go_on([]):
+            break
+    return rows()
 
 
 def goals(rows: Sequence[Row]) -> list[str]:
@@ -237,27 +211,6 @@ def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _open_all(
-    stack: ExitStack, wanted: Sequence[Peer], folder: Path, cores: int, seconds: float
-) -> tuple[list[Opened], list[str]]:
-    """Sweep the peers that this machine can run; also says which of them could not be opened, and why."""
-    opened: list[Opened] = []
-    failures: list[str] = []
-    for peer in wanted:
-        try:
-            opened.append(sweep(peer, folder, cores, seconds))
-        except FeedError as error:
-            failures.append(f"{peer.name}: not measured ({error}).")
-            print(failures[-1], flush=True)
-        else:
-            stack.callback(opened[-1].feed.close)
-    return opened, failures
-
-
-def _row(peer: Peer, values: Sequence[float], metric: str, unit: str, name: str | None = None) -> Row:
-    return row_of(values, name=name or peer.name, metric=metric, unit=unit, augmentation=peer.augmentation)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --beton and --peers."""
     add_beton_option(parser)
@@ -275,5 +228,6 @@ COMMAND = Command(
     text=__doc__,
     run=run,
     seconds=2.0,
+    minutes=7.0,
     add_options=add_options,
 )

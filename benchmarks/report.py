@@ -1,7 +1,7 @@
 """`report`: join the result files of several stages into one, with the table and a picture for each stage.
 
 All of them must come from one machine, one commit and the same versions; otherwise the figures of one file could not
-stand beside those of another.
+stand beside those of another. The file of a stage that was ended in its middle holds what it had measured, and says so.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from benchmarks.machine import Facts
-from benchmarks.measurement import Row, check_rows, row_of
+from benchmarks.measurement import Row, check_rows
+from benchmarks.progress import UNFINISHED
 from benchmarks.results import Results, draw, read_json, table, write_json
 from pipelines.user_error import UserError
 
-STAGES = ("decode", "loader", "mix", "peers", "step", "cifar", "convert", "scaling")
-TESTS = "tests.xml"
+STAGES = ("tests", "decode", "loader", "mix", "peers", "step", "settings", "cifar", "convert", "scaling")
+"""Names of the files, .json; `settings` is the second half of `step`."""
 DRAWN = (
     "pairs_per_second",
     "forward_images_per_second",
     "ratio_to_device",
     "source_decodes_per_second",
-    "share_of_bandwidth",
+    "share_of_copy_bandwidth",
     "share_of_matrix_peak",
-    "microseconds",
+    "microseconds_per_batch",
     "training_seconds",
 )
 """Metrics of the pictures, where a stage has them."""
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="where decode.json, loader.json, tests.xml and so on lie")
+    parser.add_argument("folder", type=Path, help="where tests.json, decode.json, loader.json and so on lie")
     parser.add_argument(
         "--out",
         type=Path,
@@ -66,8 +66,6 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{options.folder}: holds none of {', '.join(f'{name}.json' for name in STAGES)}")
     check_one_machine(options.folder, stages)
     rows = joined_rows({name: content["rows"] for name, content in stages.items()})
-    if (options.folder / TESTS).exists():
-        rows = [*junit_rows(options.folder / TESTS), *rows]
     check_rows(rows)
     first = next(iter(stages.values()))
     machine: Facts = first["machine"]
@@ -78,6 +76,9 @@ def run(options: argparse.Namespace) -> None:
     text = table(rows)
     path.with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8")
     print(f"{text}\n\nFigures: {path}\nTable: {path.with_suffix('.txt')}")
+    for row in rows:
+        if row.metric == UNFINISHED:
+            print(f"{row.name} was ended before its time: its rows are those that it had measured by then.")
     for name, content in stages.items():
         drawn = [metric for metric in DRAWN if any(row.metric == metric for row in content["rows"])]
         if drawn:
@@ -112,23 +113,6 @@ def joined_rows(stages: Mapping[str, Sequence[Row]]) -> list[Row]:
         for row in rows
     ]
     return list(dict.fromkeys(named))
-
-
-def junit_rows(path: Path) -> list[Row]:
-    """How many tests passed, failed and were skipped, from pytest's JUnit file."""
-    try:
-        suites = ElementTree.parse(path).getroot().iter("testsuite")
-        counts = [
-            {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
-            for suite in suites
-        ]
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the tests again with --junitxml") from None
-    total = {key: sum(count[key] for count in counts) for key in counts[0]} if counts else {}
-    failed = total.get("failures", 0) + total.get("errors", 0)
-    skipped = total.get("skipped", 0)
-    numbers = {"passed": total.get("tests", 0) - failed - skipped, "failed": failed, "skipped": skipped}
-    return [row_of([count], name="gpu-tests", metric=key, unit="tests") for key, count in numbers.items()]
 
 
 def machine_name(machine: Facts) -> str:

@@ -34,7 +34,7 @@ IMPORTS = """
 import time
 start = time.perf_counter()
 import training.train
-from benchmarks.loader import anonymous_memory
+from benchmarks.held_memory import anonymous_memory
 print(time.perf_counter() - start, anonymous_memory())
 """
 

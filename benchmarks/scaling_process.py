@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.loader import anonymous_memory
+from benchmarks.held_memory import anonymous_memory
 from benchmarks.measurement import CROP_FLIP, OFFICIAL
 from benchmarks.our_feeds import paired_loader
 from pipelines.beton_reader import open_beton

@@ -24,6 +24,7 @@ from training.build import build_image_works, build_ordinary_loader, build_place
 from training.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from training.fast_kernels import CompileSetting, measure_cudnn_kernels
 from training.objectives import build_objective
+from training.optimizer import Implementation
 from training.process_group import ProcessGroup
 from training.step import MeanMetrics, StepInput, TrainStep
 
@@ -46,11 +47,14 @@ class TrainerSettings:
     compile: CompileSetting = "none"
     size: int = 224
     """Side of a view, pixels."""
+    implementation: Implementation = "auto"
+    """Of SGD."""
 
     @property
     def name(self) -> str:
         """What its rows are called."""
-        return f"{self.backbone}/{self.layout}/{self.precision}/compile {self.compile}/batch {self.batch}"
+        name = f"{self.backbone}/{self.layout}/{self.precision}/compile {self.compile}/batch {self.batch}"
+        return name if self.implementation == "auto" else f"{name}/{self.implementation} SGD"
 
     def config(self, beton: BetonFile, decode: str) -> Config:
         """The run that it is, with `data.decode`."""
@@ -59,7 +63,9 @@ class TrainerSettings:
             data=DataConfig(train=str(beton.path), prefetch=PREFETCH, decode=decode),
             view=ViewSettings(size=self.size),
             model=ModelConfig(backbone=self.backbone),
-            optim=OptimConfig(epochs=WITHOUT_END, batch_size=self.batch, lr=0.01),
+            optim=OptimConfig(
+                epochs=WITHOUT_END, batch_size=self.batch, lr=0.01, implementation=self.implementation
+            ),
             run=RunConfig(folder=".", precision=self.precision, compile=self.compile),
         )
 

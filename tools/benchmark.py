@@ -6,11 +6,14 @@ python tools/benchmark.py peers --json peers.json
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from tempfile import TemporaryFile
 
 from benchmarks import cifar, convert, decode, loader, mix, peers, report, scaling, step
 from benchmarks.command import Command, add_shared_options
-from benchmarks.machine import commit, machine, use_cores, versions
+from benchmarks.machine import Facts, commit, machine, use_cores, versions
+from benchmarks.measurement import Row
+from benchmarks.progress import Progress, unfinished, write_nothing
 from benchmarks.results import draw, table, write_json
 from pipelines.user_error import UserError, run_command
 
@@ -40,12 +43,16 @@ def _run(arguments: list[str] | None) -> int:
     options.cores = use_cores(options.cores)
     about = machine()
     _prepare_outputs(options)
+    write = _writer(options, about)
+    options.progress = Progress(
+        lambda rows: write([*rows, unfinished(command.name)]), getattr(options, "minutes", None)
+    )
     results = command.run(options)
+    write(results.rows)
     print(f"\n{table(results.rows)}\n")
     for note in results.notes:
         print(note)
     if options.json:
-        write_json(options.json, results.rows, about, versions(), commit())
         print(f"Figures: {options.json}")
     print(f"Picture: {draw(results, about, options.picture)}")
     return 0
@@ -67,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     report.add_parser(commands)
     return parser
+
+
+def _writer(options: argparse.Namespace, about: Facts) -> Callable[[Sequence[Row]], None]:
+    """Return what replaces the JSON file."""
+    if options.json is None:
+        return write_nothing
+    of_packages, at = versions(), commit()
+    return lambda rows: write_json(options.json, rows, about, of_packages, at)
 
 
 def _prepare_outputs(options: argparse.Namespace) -> None:

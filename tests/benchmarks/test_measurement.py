@@ -13,10 +13,11 @@ from benchmarks.measurement import (
     Case,
     check_rows,
     find,
-    measure_in_turn,
     rate,
     row_of,
+    sum_up,
     times,
+    values_in_turn,
 )
 
 ROW = row_of([30.0, 10.0, 80.0, 20.0], name="ours", metric="pairs", unit="pairs/s", augmentation=CROP_FLIP)
@@ -38,7 +39,8 @@ def test_cases_take_turns_and_the_warm_up_does_not_count() -> None:
 
         return Case(name=name, metric="m", unit="u", augmentation=NONE, measure=measure)
 
-    cold, warm = measure_in_turn([case("a", [1000, 3, 1, 2]), case("b", [0, 7, 9, 8])], 3)
+    cases = [case("a", [1000, 3, 1, 2]), case("b", [0, 7, 9, 8])]
+    cold, warm = sum_up(cases, values_in_turn(cases, 3))
     assert order == ["a", "b"] * 4
     assert (cold.median, cold.min, cold.max, cold.runs) == (2, 1, 3, 3)
     assert (warm.median, warm.min, warm.max, warm.runs) == (8, 7, 9, 3)

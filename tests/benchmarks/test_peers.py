@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from benchmarks.measurement import CROP_FLIP, OFFICIAL, row_of
 from benchmarks.our_feeds import paired_loader
 from benchmarks.peer import LONG, uniform_order, weighted_order
 from benchmarks.peer_dali import open_dali
+from benchmarks.peer_sweep import METRIC, Opened, sweep
 from benchmarks.peer_torch import (
     mixed,
     open_official,
@@ -28,9 +31,7 @@ from benchmarks.peer_torch import (
 )
 from benchmarks.peers import (
     GOALS,
-    METRIC,
     PEERS,
-    Opened,
     chosen_peers,
     goals,
     in_turn,
@@ -38,6 +39,7 @@ from benchmarks.peers import (
     open_ours_full,
 )
 from benchmarks.photographs import Photographs
+from benchmarks.progress import Progress
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
 
@@ -190,7 +192,32 @@ def test_a_peer_that_fails_among_the_runs_is_left_out_and_named() -> None:
 
     ours, theirs = chosen_peers(["ours-cpu", "stock-dali"])
     failures: list[str] = []
-    opened = [Opened(ours, 2, Failing([5, 1, 4, 2, 3]), []), Opened(theirs, 2, Failing([9, 9]), [])]
-    [row] = in_turn(opened, 0.1, failures)
+    opened = [Opened(ours, 2, Failing([5, 1, 4, 2, 3])), Opened(theirs, 2, Failing([9, 9]))]
+    [row] = in_turn(opened, 0.1, failures, Progress())
     assert (row.name, row.median, row.min, row.max, row.runs) == ("ours-cpu", 3, 1, 5, 5)
     assert failures == ["stock-dali: not measured (its process ended)."]
+
+
+def test_a_sweep_without_time_tries_a_worker_a_core_of_each_peer(few: Photographs) -> None:
+    progress = Progress(minutes=1e-9)
+    with ExitStack() as stack:
+        swept = sweep(stack, chosen_peers(["ours-cpu"]), few.folder, 1, 0.01, progress)
+        best = swept.best["ours-cpu"]
+        assert best.workers == 1
+        assert swept.left_out == [("ours-cpu", 2)]
+        assert [row.name for row in progress.rows] == ["ours-cpu/workers 1"]
+        failures: list[str] = []
+        [row] = in_turn([best], 0.01, failures, progress)
+    assert (row.runs, failures) == (1, [])
+
+
+def test_the_best_of_a_sweep_stays_open_and_a_peer_that_cannot_start_is_named(few: Photographs) -> None:
+    ours = chosen_peers(["ours-cpu"])[0]
+    broken = replace(ours, name="broken", open=divmod)  # which takes two arguments
+    with ExitStack() as stack:
+        swept = sweep(stack, [broken, ours], few.folder, 1, 0.05, Progress())
+        assert list(swept.best) == ["ours-cpu"]
+        assert swept.best["ours-cpu"].feed.pairs_per_second(0.01) > 0
+        assert swept.left_out == []
+    [failure] = swept.failures
+    assert failure.startswith("broken with 1 workers: not measured (TypeError: ")

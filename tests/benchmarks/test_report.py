@@ -10,13 +10,12 @@ import pytest
 
 from benchmarks.machine import Facts
 from benchmarks.measurement import CROP_FLIP, Row, row_of
-from benchmarks.report import junit_rows, machine_name, run
+from benchmarks.progress import unfinished
+from benchmarks.report import machine_name, run
 from benchmarks.results import read_json, write_json
 from pipelines.user_error import UserError
 
 MACHINE: Facts = {"cpu": "AMD EPYC", "cores": 2, "gpu": "NVIDIA H200", "load_average": 0.1}
-JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="17">
-</testsuite></testsuites>"""
 
 
 def row(name: str, metric: str = "pairs_per_second") -> Row:
@@ -40,15 +39,13 @@ def test_stages_are_joined_with_the_tests_and_what_they_share_once(
     write(
         tmp_path, "loader", [row("ours-cpu/threads 2"), photographs], machine={**MACHINE, "load_average": 3.0}
     )
-    (tmp_path / "tests.xml").write_text(JUNIT)
+    write(tmp_path, "tests", [row_of([11], name="gpu-tests", metric="passed", unit="tests")])
     join(tmp_path, tmp_path / "out")
     [path] = (tmp_path / "out").glob("nvidia-h200-????-??-??.json")
     content = read_json(path)
     names = [(each.name, each.metric, each.median) for each in content["rows"]]
     assert names == [
         ("gpu-tests", "passed", 11),
-        ("gpu-tests", "failed", 3),
-        ("gpu-tests", "skipped", 3),
         ("ours-cpu/threads 2", "pairs_per_second", 2),
         ("photographs", "mean_jpeg_kilobytes", 2),
         ("ours-cpu", "pairs_per_second", 2),
@@ -102,10 +99,17 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         join(tmp_path, tmp_path)
 
 
-def test_a_damaged_test_report_is_named(tmp_path: Path) -> None:
-    (tmp_path / "tests.xml").write_text(JUNIT[:50])
-    with pytest.raises(UserError, match=r"tests\.xml: cannot be read"):
-        junit_rows(tmp_path / "tests.xml")
+def test_a_stage_that_was_ended_is_joined_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "peers", [row("ours-cpu"), unfinished("peers")])
+    write(tmp_path, "loader", [row("ours-cpu/threads 2")])
+    join(tmp_path, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "\npeers was ended before its time: its rows are those that it had measured by then.\n" in said
+    assert "loader was ended" not in said
+    [path] = (tmp_path / "out").glob("*.json")
+    assert {each.name for each in read_json(path)["rows"]} == {"ours-cpu", "peers", "ours-cpu/threads 2"}
 
 
 def test_a_machine_is_named_by_its_gpu_or_its_cores() -> None:

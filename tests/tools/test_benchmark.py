@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,24 @@ def test_the_loader_is_measured_warm_and_cold(cache: Path, tmp_path: Path) -> No
     assert "Cold: " in done.stdout
 
 
+def test_a_loader_without_time_measures_all_cores_once_and_names_the_rest(
+    cache: Path, tmp_path: Path
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this machine refuses a second core")
+    json_file = tmp_path / "loader.json"
+    done = bench(
+        cache, "loader", "--cores", "2", "--images", "70", "--seconds", "0.05", "--minutes", "0.001",
+        "--batches", "8", "--json", json_file, "--picture", tmp_path / "loader.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {(row["name"], row["metric"]): row for row in json.loads(json_file.read_text())["rows"]}
+    assert rows["ours-cpu/threads 2/batch 8", "pairs_per_second"]["runs"] == 1
+    assert rows["ours-cpu/cold/threads 2/batch 8", "pairs_per_second"]["runs"] == 1
+    assert ("decode-only/threads 1", "source_decodes_per_second") not in rows
+    assert "Left out, for --minutes 0.001 are over: threads 1." in done.stdout
+
+
 METRICS = (
     "pairs_per_second",
     "source_decodes_per_second",
@@ -124,7 +143,7 @@ def test_decode_prints_the_lines_to_paste(cache: Path, tmp_path: Path) -> None:
         (["peers", "--peers", "nobody"], "--peers nobody: there is no such peer"),
         (["loader", "--json", "/proc/none/rows.json"], "--json /proc/none/rows.json: cannot be written"),
         (["loader", "--beton", "none.beton"], "none.beton: cannot open the beton"),
-        (["report", "nowhere"], "nowhere: holds none of decode.json"),
+        (["report", "nowhere"], "nowhere: holds none of tests.json, decode.json"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -144,7 +163,25 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
     script = ROOT / "benchmarks" / "gpu.sh"
     done = subprocess.run(["bash", script, "decode", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step cifar\n"
+    assert (
+        done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step settings cifar\n"
+    )
+
+
+def test_all_stages_fit_the_loan_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half an hour with the machine's start; each under 8 minutes, its benchmark ending by itself before."""
+    text = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    stages = re.search(r"^STAGES=\((.*)\)$", text, re.MULTILINE)
+    limits = {name: int(seconds) for name, seconds in re.findall(r"\[(\w+)\]=(\d+)", text)}
+    commands = {name: command.split() for name, command in re.findall(r"\[(\w+)\]='(.*)'", text)}
+    assert stages is not None and stages[1].split() == list(limits) == ["tests", *commands]
+    assert sum(limits.values()) <= 27 * 60 and max(limits.values()) < 8 * 60
+    for name, command in commands.items():
+        minutes = float(command[command.index("--minutes") + 1])
+        assert limits[name] - 60 < 60 * minutes < limits[name] - 20
+        with pytest.raises(SystemExit) as done:
+            main([*command, "--json", "x.json", "--help"])
+        assert done.value.code == 0, capsys.readouterr().err
 
 
 def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_path: Path) -> None:
@@ -153,6 +190,20 @@ def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_
     environment["PYTEST_ADDOPTS"] = "--collect-only -k no_test_has_this_name"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "commit: " in done.stdout and "== tests" in done.stdout
-    assert (tmp_path / "out" / "tests.xml").exists()
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
     if "gpu: None" in done.stdout:
         assert "MISSING: no CUDA device" in done.stdout
+
+
+@pytest.mark.gpu
+def test_the_loader_on_a_gpu_takes_memory_of_it(cache: Path, tmp_path: Path) -> None:
+    json_file = tmp_path / "loader.json"
+    done = bench(
+        cache, "loader", "--cores", "1", "--images", "70", "--seconds", "0.05", "--batches", "8",
+        "--minutes", "0.01", "--json", json_file, "--picture", tmp_path / "loader.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read(json_file)
+    assert 0 < rows["ours-dali-gpu/threads 1/batch 8", "peak_device_memory"]["median"] < 20_000
+    assert 0 <= rows["ours-split/threads 1/batch 8", "peak_device_memory"]["median"] < 20_000
+    assert ("ours-cpu/threads 1/batch 8", "peak_device_memory") not in rows
