@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from training.fast_kernels import (
     measure_cudnn_kernels,
     use_deterministic_kernels,
 )
-from training.train import main
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -60,6 +61,19 @@ def test_a_compiled_model_trains_the_parameters_of_the_given_one() -> None:
             torch.testing.assert_close(ours, expected)
             torch.testing.assert_close(model[0].weight.grad, wanted, rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_inductors_advice_on_tf32_is_no_warning_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own words, which it has for a GPU of 2020 or later."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    advise = torch._inductor.compile_fx._warn_tf32_disabled.__wrapped__
+    with pytest.warns(UserWarning, match="Consider setting"):
+        advise()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile_model(nn.Linear(2, 2), "default")
+        advise()
 
 
 @pytest.fixture
@@ -109,14 +123,21 @@ def test_which_engine_decodes_must_not_be_left_to_chance(options: Callable[..., 
             build_image_works(config, RankSlice(0, 1), GPU, pool)
 
 
-@pytest.mark.gpu
-def test_two_deterministic_runs_on_a_gpu_are_equal(options: Callable[..., list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_two_deterministic_runs_are_equal(
+    device: str,
+    options: Callable[..., list[str]],
+    start_process: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    """In processes of their own: a process that has used cuBLAS before does not become deterministic any more."""
     models = []
-    try:
-        for name in ("first", "second"):
-            assert main(options(tmp_path / name, "--run.deterministic", "true", "--run.device", "cuda")) == 0
-            last = tmp_path / name / "checkpoints" / "last.pt"
-            models.append(torch.load(last, weights_only=True, map_location="cpu")["model"])
-    finally:
-        torch.use_deterministic_algorithms(False)
+    for name in ("first", "second"):
+        process = start_process(
+            options(tmp_path / name, "--run.deterministic", "true", "--run.device", device)
+        )
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        last = tmp_path / name / "checkpoints" / "last.pt"
+        models.append(torch.load(last, weights_only=True)["model"])
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
