@@ -17,7 +17,7 @@ import torch
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
-from pipelines.user_error import UserError, run_command
+from pipelines.user_error import UserError
 from pipelines.whole_file import check_output, partial_file, publish
 from training.accuracy import SHOT_RULES
 from training.build import build_eval_loaders, build_image_works, build_seeded_model, read_versions
@@ -30,6 +30,7 @@ from training.evaluation import BatchReader, evaluate, head_figures
 from training.evaluation_table import evaluation_table
 from training.objectives import Objective, build_objective
 from training.process_group import ProcessGroup, join_process_group
+from training.rank_messages import run_rank_command
 from training.saved_outputs import save_outputs
 from training.step import choose_precision
 
@@ -63,7 +64,7 @@ class Task:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("fasttail-evaluate", lambda: _run(_parser().parse_args(arguments)))
+    return run_rank_command("fasttail-evaluate", lambda: _run(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,7 +19,11 @@ from sklearn.datasets import load_digits
 
 from pipelines.beton_format import SMALLEST_PAGE
 from pipelines.beton_writer import write_beton
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.digits import digits_split
+from pipelines.image_bytes import ImageSettings
+from pipelines.sources import from_rows
 from training.model import build_model
 from training.train import main
 
@@ -79,6 +83,36 @@ def free_port() -> Callable[[], int]:
                 return int(tried.getsockname()[1])
 
     return find
+
+
+@pytest.fixture(scope="session")
+def photographs(
+    make_photographs: Callable[..., list[Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A beton of 40 JPEGs of 3 classes, sides of 48 to 200 pixels."""
+    folder = tmp_path_factory.mktemp("photographs")
+    files = make_photographs(folder / "files", 40)
+    labels = np.repeat([0, 1, 2], [25, 10, 5])
+    images = from_rows([file.name for file in files], labels, list("abc"), kind="list", name="photographs")
+    settings = ConversionSettings(image=ImageSettings())
+    convert_images(images, folder / "files", folder / "photographs.beton", settings, workers=1)
+    return folder / "photographs.beton"
+
+
+@pytest.fixture(scope="session")
+def photograph_options(photographs: Path) -> Callable[..., list[str]]:
+    """As `options`, for GLMC on photographs: `photograph_options(folder, *more, epochs=2)`, 3 steps an epoch."""
+
+    def make(folder: Path, *more: str, epochs: int = 2) -> list[str]:
+        return [
+            *("--method", "glmc", "--model.backbone", "resnet8", "--model.width", "4"),
+            *("--view.size", "32", "--view.eval_resize", "36"),
+            *("--data.train", str(photographs), "--data.test", str(photographs), "--data.threads", "2"),
+            *("--optim.epochs", str(epochs), "--optim.batch_size", "16", "--optim.lr", "0.05"),
+            *("--run.device", "cpu", "--run.folder", str(folder), *more),
+        ]
+
+    return make
 
 
 @pytest.fixture(scope="session")
