@@ -52,7 +52,7 @@ def test_trained_stopped_continued_evaluated(
     command = ["--checkpoint", str(folder / "checkpoints" / "last.pt"), "--data", str(photographs)]
     command += ["--device", device, "--json", str(out), "--threads", "2"]
     process = start_process(command, module=("training.evaluate",))
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     figures = json.loads(out.read_text())
     assert figures["decode"] == ("dali-cpu" if device == "cpu" else "dali-gpu")

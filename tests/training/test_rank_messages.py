@@ -72,7 +72,7 @@ def test_a_bad_image_and_a_missing_manifest_on_two_ranks(
     Path(f"{damaged}.json").unlink()
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
     process = start_process(command, module=torchrun)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode != 0
     host = re.escape(socket.gethostname())
     for rank in range(2):

@@ -203,7 +203,7 @@ def test_two_gpus(
         assert _weights_differ(one["after"], two["after"]) < 1e-8
     command = photograph_options(tmp_path / "run", "--run.device", "cuda", "--model.sync_batchnorm", "true")
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
-    _, errors = (process := start_process(command, module=torchrun)).communicate(timeout=400)
+    _, errors = (process := start_process(command, module=torchrun)).communicate(timeout=900)
     assert process.returncode == 0, errors
     assert (tmp_path / "run" / "summary.json").exists()
 
