@@ -11,7 +11,6 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
-from torch._inductor import config as inductor
 
 CompileSetting = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
@@ -20,10 +19,6 @@ def use_deterministic_kernels() -> None:
     """Let PyTorch compute the same bits each time, by slower kernels; for the process, before its first step."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(True)
-    if hasattr(
-        inductor, "deterministic"
-    ):  # of PyTorch 2.10; else it pads matrices where that measures faster, say
-        inductor.deterministic = True
 
 
 def measure_cudnn_kernels(device: torch.device) -> None:
