@@ -11,7 +11,7 @@
 #
 # What the machine lacks is taken from folders that lie beside this checkout's files, where they are there:
 #     .bundle/   the parts of ../shared/gpu/make_bundle.py and its unpack_bundle.sh: DALI, FFCV, libturbojpeg
-#     .whl/      wheels, for what else is missing (jsonargparse)
+#     .whl/      wheels, for what else is missing (jsonargparse, docstring_parser: it does not bring it)
 # FASTTAIL_COMMIT names the commit where the copy has no .git. PYTHON chooses the Python (default: python3).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -47,9 +47,11 @@ stage() {
     local name=$1 arguments
     echo "== $name"
     if [[ $name == tests ]]; then
-        # Ctrl-C, so that pytest still says what failed
-        timeout --signal=INT --kill-after=15 "${LIMIT[tests]}" "$python" -m pytest -q -m gpu -p benchmarks.tested \
-            --rows "$out/tests.json" tests/pipelines tests/training tests/benchmarks tests/tools tests/test_*.py
+        # Ctrl-C, so that pytest still says what failed; -W default: versions are this machine's, not the pinned ones,
+        # and a new deprecation is no failure
+        timeout --signal=INT --kill-after=15 "${LIMIT[tests]}" "$python" -m pytest -q -m gpu -W default \
+            --continue-on-collection-errors -p benchmarks.tested --rows "$out/tests.json" \
+            tests/pipelines tests/training tests/benchmarks tests/tools tests/test_*.py
     else
         read -ra arguments <<<"${BENCHMARK[$name]}"
         timeout --kill-after=5 "${LIMIT[$name]}" "$python" tools/benchmark.py "${arguments[@]}" --json "$out/$name.json"
@@ -64,7 +66,10 @@ for name in "$@"; do
     fi
 done
 
-"$python" -m benchmarks.gpu_machine || exit 1
+if ! "$python" -m benchmarks.gpu_machine "$@"; then
+    echo "gpu.sh: the stage tests cannot run without what is MISSING" >&2
+    exit 1
+fi
 failed=()
 for name in "$@"; do
     start=$SECONDS

@@ -40,6 +40,11 @@ class Decode:
         """Whether a DALI pipeline is needed."""
         return self.by in ("dali-gpu", "dali-cpu", "split")
 
+    @property
+    def text(self) -> str:
+        """As the setting has it."""
+        return f"{self.by}:{self.share:g}" if self.by == "split" else self.by
+
 
 def parse_decode(text: str) -> Decode:
     """Read `auto`, `dali-gpu`, `dali-cpu`, `cpu` or `split:SHARE`; anything else is a `UserError`."""

@@ -26,7 +26,7 @@ from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.train_loader import PairedLoader
 from pipelines.user_error import UserError, run_command
 from pipelines.view_draws import ViewDraws, ViewSettings
-from training.build import build_image_works, build_loader
+from training.build import build_image_works, build_ordinary_loader
 from training.command_line import build_parser, parse_config
 from training.process_group import choose_device
 
@@ -49,7 +49,7 @@ def _preview(arguments: list[str] | None) -> int:
     device = choose_device(config.run.device, 0)
     ranks = RankSlice(0, 1)
     with ThreadPool(config.data.threads or available_cpus()) as pool:
-        loader = build_loader(config, beton, ranks, build_image_works(config, ranks, device, pool))
+        loader = build_ordinary_loader(config, beton, ranks, build_image_works(config, ranks, device, pool))
         if not isinstance(loader, PairedLoader):
             raise UserError(f"method {config.method} mixes nothing: preview shows pairs, as method glmc has")
         if not 0 <= flags.step < loader.total_steps:

@@ -176,7 +176,7 @@ def check_micro_batches(config: Config, world_size: int) -> None:
 
 def build_image_works(config: Config, ranks: RankSlice, device: torch.device, pool: ThreadPool) -> ImageWorks:
     """What makes the images of all sets: threads, and DALI where it decodes."""
-    if config.run.deterministic and device.type == "cuda" and _dali_engines_vary(config):
+    if config.run.deterministic and dali_engines_vary(config, device):
         raise UserError(
             f"run.deterministic is set, and dali.hardware_share is {config.dali.hardware_share}: which engine decodes "
             "an image changes a few of its pixels; set dali.hardware_share to 0 or 1, or data.decode to cpu"
@@ -198,9 +198,9 @@ def build_image_works(config: Config, ranks: RankSlice, device: torch.device, po
     )
 
 
-def _dali_engines_vary(config: Config) -> bool:
+def dali_engines_vary(config: Config, device: torch.device) -> bool:
     """Whether chance decides which part of a GPU decodes an image."""
-    decodes = config.view.crop == "resized" and config.data.decode != "cpu"
+    decodes = device.type == "cuda" and config.view.crop == "resized" and config.data.decode != "cpu"
     return decodes and config.dali.hardware_share not in (0, 1)
 
 

@@ -17,7 +17,7 @@ import torch
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
-from pipelines.user_error import UserError, run_command
+from pipelines.user_error import UserError
 from pipelines.whole_file import check_output, partial_file, publish
 from training.accuracy import SHOT_RULES
 from training.build import build_eval_loaders, build_image_works, build_seeded_model, read_versions
@@ -25,10 +25,12 @@ from training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from training.command_line import config_from_dict
 from training.config import Config
 from training.confusion import Confusions, most_confused, write_confusion
+from training.eval_decode import with_eval_decode
 from training.evaluation import BatchReader, evaluate, head_figures
 from training.evaluation_table import evaluation_table
 from training.objectives import Objective, build_objective
 from training.process_group import ProcessGroup, join_process_group
+from training.rank_messages import run_rank_command
 from training.saved_outputs import save_outputs
 from training.step import choose_precision
 
@@ -62,7 +64,7 @@ class Task:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_command("fasttail-evaluate", lambda: _run(_parser().parse_args(arguments)))
+    return run_rank_command("fasttail-evaluate", lambda: _run(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="that decode; 0: its share")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--decode",
+        metavar="WHO",
+        help="auto, dali-gpu, dali-cpu, cpu or split:SHARE, as data.decode of a run (default: the checkpoint's where "
+        "this device has it, else the device's own)",
+    )
     parser.add_argument(
         "--precision", choices=["auto", "float32", "bf16", "fp16"], help="default: the checkpoint's setting"
     )
@@ -138,9 +146,9 @@ def evaluate_task(task: Task, group: ProcessGroup, pool: ThreadPool) -> dict[str
     load_weights(model, task.checkpoint, options.checkpoint)
     model = model.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision(options.precision or task.config.run.precision, group.device)
-    # The loaders that training would use, with batches of this command's size and this machine's decoder.
+    # The loaders that training would use, with batches of this command's size.
     optim = replace(task.config.optim, batch_size=options.batch_size * group.world_size)
-    config = replace(task.config, optim=optim, data=replace(task.config.data, decode="auto"))
+    config = replace(with_eval_decode(task.config, options.decode, group.device), optim=optim)
     ranks = RankSlice(group.rank, group.world_size)
     works = build_image_works(config, ranks, group.device, pool)
     loaders = build_eval_loaders(config, {"test": task.data}, ranks, works)
@@ -167,6 +175,7 @@ def evaluate_task(task: Task, group: ProcessGroup, pool: ThreadPool) -> dict[str
         "images": task.data.num_images,
         "classes": task.train.num_classes,
         "step": task.checkpoint.step,
+        "decode": works.decode.text,
         "precision": str(precision).removeprefix("torch."),
         "shot_rules": {name: rule.text for name, rule in SHOT_RULES.items()},
         "train_counts": task.train.counts.tolist(),

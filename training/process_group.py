@@ -23,6 +23,8 @@ SECONDS_TO_LET_GO = 0.3
 """Before a rank ends. In PyTorch 2.11 the threads of gloo need the GIL to let go of the tensors of the last sums, and
 the group's destructor joins them while it holds the GIL. A rank that ended at once hung or aborted in 6 of 26 trials
 on two busy cores; with this pause, in which the threads get the GIL, in none of 22."""
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""What the hosts agree on goes by gloo, so that they need not wait for their GPUs."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ class ProcessGroup:
         Buffers are not broadcast: each rank keeps the BatchNorm statistics of its own local batches, as the
         published runs under DataParallel did.
         """
-        if self.world_size == 1:
-            return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return model if self.world_size == 1 else data_parallel(model)
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model under DDP as `ProcessGroup.wrap` sets it, on any number of ranks."""
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def choose_device(setting: str, local_rank: int) -> torch.device:
@@ -148,8 +153,7 @@ def join_process_group(device_setting: str) -> Iterator[ProcessGroup]:
     if world_size == 1:
         yield ProcessGroup(0, 1, device)
         return
-    # what the hosts agree on goes by gloo, so that they need not wait for their GPUs
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = GPU_BACKEND if device.type == "cuda" else "gloo"
     store, rank = agent_store(), int(os.environ["RANK"])
     if store is None:
         dist.init_process_group(backend)

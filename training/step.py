@@ -28,7 +28,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
     """`auto`, `float32`, `bf16` or `fp16` -> the dtype of autocast; float32 means none."""
     if setting == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
     if setting == "fp16" and device.type == "cpu":
         raise UserError("run.precision fp16 needs a GPU; use float32 or bf16 on a CPU")

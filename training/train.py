@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.thread_pool import ThreadPool, available_cpus
-from pipelines.user_error import run_command
 from training.build import build_trainer, open_betons
 from training.checkpoint_writer import CheckpointWriter
 from training.command_line import build_parser, config_text, parse_config, write_config
 from training.evaluation import evaluate
 from training.loop import Trainer
 from training.process_group import join_process_group
+from training.rank_messages import rank_name, run_rank_command
 from training.report import write_report
 from training.run_folder import RunFolder
 from training.run_lock import locked_folder
@@ -24,7 +24,7 @@ from training.summary import describe, write_summary
 
 def main(arguments: list[str] | None = None) -> int:
     """Train the run that the command line describes, or go on with it; returns the exit status."""
-    return run_command("fasttail-train", lambda: _train(arguments))
+    return run_rank_command("fasttail-train", lambda: _train(arguments))
 
 
 def _train(arguments: list[str] | None) -> int:
@@ -54,6 +54,10 @@ def _train(arguments: list[str] | None) -> int:
                 folder.clear()  # only now, when nothing of this start can be refused any more
             write_config(config, folder.config)
             group.say(config_text(config))
+            if who := rank_name():
+                group.say(
+                    f"This is the log of {who}; the others write errors and warnings alone, with their names"
+                )
             trainer.log = FolderLog(
                 folder.path, first_step=trainer.first_step, total_steps=trainer.loader.total_steps
             )

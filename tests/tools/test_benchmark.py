@@ -184,15 +184,21 @@ def test_all_stages_fit_the_loan_of_a_machine(capsys: pytest.CaptureFixture[str]
         assert done.value.code == 0, capsys.readouterr().err
 
 
-def test_gpu_sh_says_what_the_machine_lacks_and_keeps_the_result_of_a_stage(tmp_path: Path) -> None:
+def test_gpu_sh_says_what_the_machine_lacks_and_then_runs_no_test(tmp_path: Path) -> None:
+    """Where nothing is missing the tests run, and their result is kept."""
     environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
     command = ["bash", ROOT / "benchmarks" / "gpu.sh", "tests"]
     environment["PYTEST_ADDOPTS"] = "--collect-only -k no_test_has_this_name"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "commit: " in done.stdout and "== tests" in done.stdout
-    assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
+    assert "commit: " in done.stdout
     if "gpu: None" in done.stdout:
         assert "MISSING: no CUDA device" in done.stdout
+    if "MISSING" in done.stdout:
+        assert done.returncode == 1 and "== tests" not in done.stdout
+        assert done.stderr.endswith("gpu.sh: the stage tests cannot run without what is MISSING\n")
+    else:
+        assert "== tests" in done.stdout
+        assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ from sklearn.datasets import load_digits
 
 from pipelines.beton_format import SMALLEST_PAGE
 from pipelines.beton_writer import write_beton
+from pipelines.conversion import convert_images
+from pipelines.conversion_settings import ConversionSettings
 from pipelines.digits import digits_split
+from pipelines.image_bytes import ImageSettings
+from pipelines.sources import from_rows
 from training.model import build_model
 from training.train import main
 
@@ -82,6 +88,36 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture(scope="session")
+def photographs(
+    make_photographs: Callable[..., list[Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A beton of 40 JPEGs of 3 classes, sides of 48 to 200 pixels."""
+    folder = tmp_path_factory.mktemp("photographs")
+    files = make_photographs(folder / "files", 40)
+    labels = np.repeat([0, 1, 2], [25, 10, 5])
+    images = from_rows([file.name for file in files], labels, list("abc"), kind="list", name="photographs")
+    settings = ConversionSettings(image=ImageSettings())
+    convert_images(images, folder / "files", folder / "photographs.beton", settings, workers=1)
+    return folder / "photographs.beton"
+
+
+@pytest.fixture(scope="session")
+def photograph_options(photographs: Path) -> Callable[..., list[str]]:
+    """As `options`, for GLMC on photographs: `photograph_options(folder, *more, epochs=2)`, 3 steps an epoch."""
+
+    def make(folder: Path, *more: str, epochs: int = 2) -> list[str]:
+        return [
+            *("--method", "glmc", "--model.backbone", "resnet8", "--model.width", "4"),
+            *("--view.size", "32", "--view.eval_resize", "36"),
+            *("--data.train", str(photographs), "--data.test", str(photographs), "--data.threads", "2"),
+            *("--optim.epochs", str(epochs), "--optim.batch_size", "16", "--optim.lr", "0.05"),
+            *("--run.device", "cpu", "--run.folder", str(folder), *more),
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `python -m training.train OPTIONS` (or another module, or behind another command) with pipes;
     killed when the tests end."""
@@ -110,6 +146,51 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run_with_stops(
+    start_process: Callable[..., subprocess.Popen[str]], free_port: Callable[[], int]
+) -> Callable[..., list[Any]]:
+    """Starts runs again and again as `run_with_stops(plans)` tells; see stopped_runs.py for plans and result."""
+
+    def run(plans: list[dict[str, Any]]) -> list[Any]:
+        with_ports = [{**plan, "port": free_port()} for plan in plans]
+        process = start_process([json.dumps(with_ports)], module=("tests.training.stopped_runs",))
+        out, errors = process.communicate(timeout=3000)
+        assert process.returncode == 0, errors
+        return json.loads(out.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def result_of() -> Callable[[Path], dict[str, Any]]:
+    """Everything in last.pt and metrics.jsonl of a run's folder, flat, to be compared bit by bit: `result_of(folder)`.
+
+    Times are left out, and what the command line may change.
+    """
+
+    def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, torch.Tensor):
+            yield path, (value.dtype, value.shape, value.numpy().tobytes())
+        elif isinstance(value, dict | list):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from flat(each, f"{path}/{key}")
+        else:
+            yield path, value
+
+    def read(folder: Path) -> dict[str, Any]:
+        saved = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+        assert isinstance(saved.pop("seconds"), float)
+        saved["config"]["run"].pop("folder")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            for rate in ("pairs_per_second", "images_per_second"):
+                line.pop(rate, None)
+        return dict(flat({"saved": saved, "lines": lines}))
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from training.fast_kernels import (
     measure_cudnn_kernels,
     use_deterministic_kernels,
 )
-from training.train import main
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -62,6 +62,19 @@ def test_a_compiled_model_trains_the_parameters_of_the_given_one() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+def test_inductors_advice_on_tf32_is_no_warning_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own words, which it has for a GPU of 2020 or later."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    advise = torch._inductor.compile_fx._warn_tf32_disabled.__wrapped__
+    with pytest.warns(UserWarning, match="Consider setting"):
+        advise()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile_model(nn.Linear(2, 2), "default")
+        advise()
+
+
 @pytest.fixture
 def cudnn_benchmark() -> Iterator[None]:
     before = torch.backends.cudnn.benchmark
@@ -91,6 +104,7 @@ def test_a_deterministic_run_asks_for_it_before_cublas_is_used(
         use_deterministic_kernels()
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch._inductor.config.deterministic, "no compiled kernel is chosen by its time"
         torch.backends.cudnn.benchmark = True
         measure_cudnn_kernels(GPU)
         assert not torch.backends.cudnn.benchmark
@@ -107,16 +121,3 @@ def test_which_engine_decodes_must_not_be_left_to_chance(options: Callable[..., 
             UserError, match=r"dali\.hardware_share is 0\.65: .* set dali\.hardware_share to 0 or 1"
         ):
             build_image_works(config, RankSlice(0, 1), GPU, pool)
-
-
-@pytest.mark.gpu
-def test_two_deterministic_runs_on_a_gpu_are_equal(options: Callable[..., list[str]], tmp_path: Path) -> None:
-    models = []
-    try:
-        for name in ("first", "second"):
-            assert main(options(tmp_path / name, "--run.deterministic", "true", "--run.device", "cuda")) == 0
-            last = tmp_path / name / "checkpoints" / "last.pt"
-            models.append(torch.load(last, weights_only=True, map_location="cpu")["model"])
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])

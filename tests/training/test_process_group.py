@@ -66,6 +66,7 @@ def test_rank_0_alone_writes_and_prints(two_ranks: tuple[Path, str]) -> None:
     folder, out = two_ranks
     assert out.count("Top-1 of the last epoch") == 1
     assert out.count("method: glmc") == 1
+    assert out.count("This is the log of rank 0 of 2 on ") == 1
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     each_epoch = [[("train", step), ("eval", step), ("eval", step)] for step in (6, 12, 18, 24)]
     assert [(entry["kind"], entry["step"]) for entry in entries] == [each for of in each_epoch for each in of]

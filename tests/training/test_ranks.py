@@ -92,22 +92,26 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 def weights_of(
     tmp_path_factory: pytest.TempPathFactory, options: Callable[..., list[str]], start_process: Start
 ) -> Callable[..., dict[str, dict[str, torch.Tensor]]]:
-    """Weights before and after the same steps, and losses: `weights_of(ranks, *settings, backend="none")`.
+    """Weights before and after the same steps, and losses.
 
-    In float64 and without BatchNorm, whose statistics are those of the local batch.
+    `weights_of(ranks, *settings, backend="none", where="cpu", norm="group")`, the latter as steps_of_a_rank.py has
+    them: in float64, and without BatchNorm, whose statistics are those of the local batch.
     """
     folder = tmp_path_factory.mktemp("steps")
     script = str(Path(__file__).with_name("steps_of_a_rank.py"))
 
     @functools.cache
-    def train(ranks: int, *settings: str, backend: str = "none") -> dict[str, dict[str, torch.Tensor]]:
-        out = folder / f"{ranks}{backend}{len(settings)}.pt"
+    def train(
+        ranks: int, *settings: str, backend: str = "none", where: str = "cpu", norm: str = "group"
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        out = folder / f"{ranks}{backend}{len(settings)}{where}{norm}.pt"
         torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), script)
-        command = [str(out), str(STEPS), backend, *options(folder / "run", *settings)]
+        device = ("--run.device", where.partition("-")[0], "--run.precision", "float32")
+        command = [str(out), str(STEPS), backend, where, norm, *options(folder / "run", *device, *settings)]
         process = start_process(command, module=torchrun)
         _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
-        return torch.load(out, weights_only=True)
+        return torch.load(out, weights_only=True, map_location="cpu")
 
     return train
 
@@ -162,6 +166,46 @@ def test_accumulated_gradients_of_compiled_ranks_are_those_of_one_batch(weights_
     """Two ranks, each in four parts, the inner model compiled: one exchange, and the weights of one plain rank."""
     ours = weights_of(2, "--optim.accumulate", "4", backend="aot_eager")
     assert _weights_differ(weights_of(1)["after"], ours["after"]) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("where", "backend"),
+    [("cpu", "aot_eager"), pytest.param("cuda", "inductor", marks=pytest.mark.gpu)],
+)
+def test_ddp_changes_nothing_of_one_compiled_rank(weights_of: WeightsOf, where: str, backend: str) -> None:
+    """On a GPU it is NCCL that sums, into views of its buckets; a machine with one GPU has no larger group of it."""
+    ours = weights_of(1, where=f"{where}-of-one", backend=backend)
+    assert _weights_differ(ours["before"], ours["after"]) > 1e-3
+    assert _weights_differ(weights_of(1, where=where)["after"], ours["after"]) < 1e-10
+
+
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda-shared", marks=pytest.mark.gpu)])
+def test_synchronised_statistics_make_the_weights_those_of_one_rank(
+    weights_of: WeightsOf, where: str
+) -> None:
+    """Two ranks, forward and backward; with ordinary BatchNorm, all that a CPU can do, they differ."""
+    one = weights_of(1, where=where.partition("-")[0], norm="batch")["after"]
+    apart = weights_of(2, where=where, norm="batch")["after"]
+    assert _weights_differ(one, apart) > 1e-4
+    if where != "cpu":
+        assert _weights_differ(one, weights_of(2, where=where, norm="sync")["after"]) < 1e-8
+
+
+@pytest.mark.gpu
+def test_two_gpus(
+    weights_of: WeightsOf, tmp_path: Path, photograph_options: Callable[..., list[str]], start_process: Start
+) -> None:
+    """NCCL between two: the weights of one, and a whole run of the trainer's defaults."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("this machine refuses: it has one GPU")
+    for norm, exact in (("group", "group"), ("batch", "sync")):
+        one, two = weights_of(1, where="cuda", norm=norm), weights_of(2, where="cuda", norm=exact)
+        assert _weights_differ(one["after"], two["after"]) < 1e-8
+    command = photograph_options(tmp_path / "run", "--run.device", "cuda", "--model.sync_batchnorm", "true")
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
+    _, errors = (process := start_process(command, module=torchrun)).communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("rendezvous", ["c10d", "static"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -46,6 +48,17 @@ def test_precision_of_a_cpu() -> None:
     assert choose_precision("bf16", CPU) == torch.bfloat16
     with pytest.raises(UserError, match=r"run\.precision fp16 needs a GPU; use float32 or bf16"):
         choose_precision("fp16", CPU)
+
+
+def test_bf16_is_the_default_only_where_the_gpu_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch stores bf16 on a V100 or T4 (7.0, 7.5), too, but computes in float32 there, and slowly."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    for major, expected in ((7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)):
+        properties = SimpleNamespace(major=major)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
+        assert choose_precision("auto", torch.device("cuda", 0)) == expected
 
 
 @pytest.mark.parametrize("method", ["ce", "glmc"])

@@ -16,7 +16,10 @@ from training.optimizer import Implementation, build_sgd
 from training.process_group import ProcessGroup
 from training.step import MeanMetrics, TrainStep
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # Inductor's own
+]
 
 CLASSES, PAIRS = 5, 8
 ALONE = ProcessGroup(0, 1, torch.device("cuda", 0))
