@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipelines.user_error import run_command
+from training.process_group import end_rank
 
 
 def run_rank_command(name: str, main: Callable[[], int]) -> int:
-    """As `run_command`; under torchrun with several ranks, errors and warnings name this one.
+    """As `run_command`; one of torchrun's several ranks names itself in errors and warnings, and ends here.
 
     (Tracebacks have `[rank5]:` before each line by PyTorch itself.)
     """
@@ -24,7 +25,11 @@ def run_rank_command(name: str, main: Callable[[], int]) -> int:
     if who is None:
         return run_command(name, main)
     with _warnings_name(who):
-        return run_command(f"{name}, {who}", main)
+        try:
+            status = run_command(f"{name}, {who}", main)
+        except SystemExit as silent:  # another rank has said why
+            status = int(silent.code or 0)
+    end_rank(status)
 
 
 def rank_name() -> str | None:

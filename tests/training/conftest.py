@@ -27,6 +27,7 @@ from pipelines.digits import digits_split
 from pipelines.image_bytes import ImageSettings
 from pipelines.sources import from_rows
 from training.model import build_model
+from training.process_group import leave_group
 from training.train import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -254,3 +255,12 @@ def recount() -> Callable[[Path], tuple[dict[str, list[int]], float]]:
         return right, float(np.std(directions, axis=0).mean() * 128**0.5)
 
     return count
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """A group of this process alone."""
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    leave_group()

@@ -23,7 +23,14 @@ from training.build import build_image_works, build_loader, build_seeded_model, 
 from training.command_line import build_parser, parse_config
 from training.model import LongTailModel
 from training.objectives import build_objective
-from training.process_group import GPU_BACKEND, ProcessGroup, data_parallel, join_process_group
+from training.process_group import (
+    GPU_BACKEND,
+    ProcessGroup,
+    data_parallel,
+    end_rank,
+    join_process_group,
+    leave_group,
+)
 from training.step import MeanMetrics
 
 
@@ -46,7 +53,7 @@ def joined(where: str) -> Iterator[ProcessGroup]:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), torch.device(device, index))
         dist.barrier()
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def normalised(model: LongTailModel, norm: str, group: ProcessGroup) -> LongTailModel:
@@ -102,3 +109,4 @@ def main(out: str, steps: int, backend: str, where: str, norm: str, command_line
 if __name__ == "__main__":
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # few kernels: a pool takes longer to start
     main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:6], sys.argv[6:])
+    end_rank(0)

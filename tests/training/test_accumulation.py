@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -64,14 +61,6 @@ def test_parts_give_the_weights_of_the_whole(passes: int, compiled: bool) -> Non
             torch.testing.assert_close(value, expected[name], msg=name)
     for (name, ours), theirs in zip(parted.named_parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 def test_ranks_exchange_gradients_once_a_step(process_group: None) -> None:

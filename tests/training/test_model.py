@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -153,14 +151,6 @@ def test_two_passes_compile_into_one_graph() -> None:
         ours, expected = compiled(images, passes=2), model(images, passes=2)
     assert isinstance(ours, Outputs)
     torch.testing.assert_close(ours, expected)
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 def test_ddp_sees_one_forward_of_two_passes(process_group: None) -> None:
