@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def collect(path: str, hidden: set[str]) -> subprocess.CompletedProcess[str]:
 
 def undeclared() -> set[str]:
     """Top-level modules that are installed here, and that neither a declared package holds nor one that it requires."""
-    owners = importlib.metadata.packages_distributions()
+    # in a process of its own, for setuptools, once imported, puts the packages that it brings along on the path
+    ask = "import importlib.metadata, json; print(json.dumps(importlib.metadata.packages_distributions()))"
+    owners = json.loads(subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout)
     names = [*ITS_OWN, *(name.partition(".")[0] for name in MODULES)]
     todo = [owner for name in names for owner in owners.get(name, [])]
     declared = set()

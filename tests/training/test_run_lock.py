@@ -56,10 +56,17 @@ def test_a_second_training_of_a_folder_is_refused_and_writes_nothing(
         said, complained = second.communicate(timeout=600)
         assert content(tmp_path) == before
         first.kill()
-    sentences = [line for line in complained.splitlines() if "fasttail-train: " in line]
+    sentences = [line for line in complained.splitlines() if "fasttail-train" in line]
     assert len(sentences) == 1 and said == "", complained
     who = f"process {first.pid} on {re.escape(socket.gethostname())}, since 20.* UTC"
-    pattern = f".*fasttail-train: run.folder {tmp_path}: {who}, trains in it; wait for it, end it, or choose another .*"
+    name = (
+        "fasttail-train"
+        if ranks == 1
+        else f"fasttail-train, rank 0 of 2 on {re.escape(socket.gethostname())}"
+    )
+    pattern = (
+        f".*{name}: run.folder {tmp_path}: {who}, trains in it; wait for it, end it, or choose another .*"
+    )
     assert re.fullmatch(pattern, sentences[0])
     if ranks == 1:
         assert second.returncode == 2 and len(complained.splitlines()) == 1
