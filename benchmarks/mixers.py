@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torchvision.transforms import v2
@@ -103,7 +104,17 @@ def our_loop(pool: ThreadPool) -> Mixer:
 
 def plain_pytorch(inputs: Inputs) -> torch.Tensor:
     """Return what the definition makes, and a cast."""
-    return _mix_and_cast(
+    return _by(_mix_and_cast, inputs)
+
+
+def compiled_pytorch() -> Mixer:
+    """Return the same through torch.compile."""
+    return partial(_by, torch.compile(_mix_and_cast, fullgraph=True))
+
+
+def _by(mix_and_cast: Callable[..., torch.Tensor], inputs: Inputs) -> torch.Tensor:
+    """What `_mix_and_cast`, compiled or not, makes of the inputs."""
+    return mix_and_cast(
         inputs.views_a,
         inputs.views_b,
         inputs.lam,
@@ -112,24 +123,6 @@ def plain_pytorch(inputs: Inputs) -> torch.Tensor:
         inputs.std,
         inputs.out.dtype,
     )
-
-
-def compiled_pytorch() -> Mixer:
-    """Return the same through torch.compile."""
-    compiled = torch.compile(_mix_and_cast, fullgraph=True)
-
-    def run(inputs: Inputs) -> torch.Tensor:
-        return compiled(
-            inputs.views_a,
-            inputs.views_b,
-            inputs.lam,
-            inputs.cut_boxes,
-            inputs.mean,
-            inputs.std,
-            inputs.out.dtype,
-        )
-
-    return run
 
 
 def torchvision_v2() -> Mixer:

@@ -98,10 +98,7 @@ class DaliViews:
         if self.beton.images_by_pread is None:
             fetch(0, n)
         else:
-            starts = range(0, n, IMAGES_PER_FETCH)
-            order.fetches = [
-                self.pool.submit(fetch, first, min(first + IMAGES_PER_FETCH, n)) for first in starts
-            ]
+            order.fetches = self.pool.submit_slices(fetch, n, IMAGES_PER_FETCH)
         self.not_given.append(order)
         self._give()
         return Pending(order.fetches, lambda: self._take(order, indices), lambda: self._discard(order))

@@ -76,6 +76,8 @@ class CpuImages:
     def _submit(self, fill: Fill, views: int, n: int, per_task: int) -> Pending[torch.Tensor]:
         """Give the pool the slices of a batch of n pairs or images."""
         images, out = self.memory.images(views, n, self.view.size)
-        slices = [slice(start, min(start + per_task, n)) for start in range(0, n, per_task)]
-        tasks = [self.pool.submit(fill, rows, out[:, rows]) for rows in slices]
-        return Pending(tasks, lambda: images)
+
+        def fill_slice(start: int, stop: int) -> None:
+            fill(slice(start, stop), out[:, start:stop])
+
+        return Pending(self.pool.submit_slices(fill_slice, n, per_task), lambda: images)

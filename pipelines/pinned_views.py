@@ -85,14 +85,13 @@ class PinnedViews:
         lease = self.ring.take((*count, self.size, self.size, 3))
         slot = lease.memory
         slot.sent.synchronize()
-        per_task = self.source.images_per_task
 
-        def make(rows: slice) -> None:
+        def make(start: int, stop: int) -> None:
+            rows = slice(start, stop)
             fill(rows, slot.pixels[:, rows])
             slot.send(rows)
 
-        starts = range(0, count[1], per_task)
-        tasks = [self.pool.submit(make, slice(start, min(start + per_task, count[1]))) for start in starts]
+        tasks = self.pool.submit_slices(make, count[1], self.source.images_per_task)
         return Pending(tasks, lambda: self._receive(lease), lambda: self._end(lease))
 
     def release(self, views: Views) -> None:

@@ -100,14 +100,17 @@ class ThreadPool:
         """Run `function` in one of the threads; the future holds its result or its exception."""
         return self._executor.submit(function, *args, **kwargs)
 
+    def submit_slices(self, function: Callable[[int, int], None], n: int, chunk: int) -> list[Future[None]]:
+        """Run `function(start, stop)` in the threads for the slices of `chunk` of range(n)."""
+        return [self.submit(function, start, min(start + chunk, n)) for start in range(0, n, chunk)]
+
     def map_slices(self, function: Callable[[int, int], None], n: int, chunk: int) -> None:
         """Run `function(start, stop)` for the slices of `chunk` of range(n), and wait for all of them.
 
         All slices have ended when this returns or raises: nothing writes into the caller's arrays any more.
         Of several exceptions the one of the first slice is raised.
         """
-        starts = range(0, n, chunk)
-        futures = [self.submit(function, start, min(start + chunk, n)) for start in starts]
+        futures = self.submit_slices(function, n, chunk)
         wait(futures)
         for future in futures:
             future.result()
