@@ -65,6 +65,9 @@ class PreadFile:
     def read(self, start: int, length: int) -> NDArray[np.uint8]:
         """Return the (length,) uint8 from byte `start`, in memory of their own.
 
+        DALI reads them until its batch is made, and the CPU decoder gains nothing by memory used again: 4 µs of the
+        millisecond that an image of 108 kB takes it.
+
         Raises `UserError` where the file has become shorter or cannot be read.
         """
         out = np.empty(length, np.uint8)

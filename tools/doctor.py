@@ -1,9 +1,11 @@
 """What this machine can do, and where the bottleneck of a training will be.
 
+    python tools/doctor.py --config configs/imagenet_lt_glmc_head.yaml
     python tools/doctor.py --beton data/imagenet_lt/train.beton
 
-Takes some seconds. With --beton the disk under it is measured cold (its pages are dropped from the page cache) and
-the decoder on its own images; without, the decoder on photographs that are made once and kept.
+Takes some seconds. The disk under the beton is measured cold (its pages are dropped from the page cache) and the
+decoder on its own images; without a beton, the decoder on photographs that are made once and kept. With --config the
+beton is data.train, and the network is trained for a few steps as the run would, compiled if it is; this takes longer.
 """
 
 from __future__ import annotations
@@ -12,14 +14,13 @@ import argparse
 import ctypes
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from benchmarks.machine import machine
-from benchmarks.photographs import made_photographs
 from pipelines.beton_reader import BetonFile, open_beton
 from pipelines.memory import available_memory
 from pipelines.network_files import network_file_system
@@ -27,10 +28,12 @@ from pipelines.staging import default_folder, staged_bytes
 from pipelines.thread_pool import available_cpus
 from pipelines.turbojpeg import LIBRARY
 from pipelines.user_error import UserError, run_command
+from tools.doctor_finding import Finding
 from tools.doctor_gpu import driver_advice, driver_version, gpus, has_jpeg_engine, jpeg_engine_answers
-from tools.doctor_rates import decode_rate, disk_rate
+from tools.doctor_speeds import Machine, speed_findings
+from training.command_line import build_parser, parse_config
+from training.config import Config
 
-PHOTOGRAPHS = 64
 CORES_A_GPU = 8
 """Below it the doctor says that the GPU should decode."""
 MODULES = {
@@ -44,28 +47,20 @@ MODULES = {
 """Module -> what it is, and what to do without it."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    text: str
-    remedy: str | None = None
-    values: Mapping[str, object] = field(default_factory=dict)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_command("fasttail-doctor", lambda: _run(arguments))
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options, settings = _parser().parse_known_args(arguments)
     if not 0 < options.seconds < 60:
         raise UserError(f"--seconds {options.seconds:g}: give a time above 0 and below 60")
-    beton = open_beton(options.beton) if options.beton is not None else None
+    config = _read_config(options.config, settings)
+    path = Path(config.data.train) if options.beton is None and config is not None else options.beton
+    beton = open_beton(path) if path is not None else None
     findings = []
-    for finding in examine(beton, options.seconds):
+    for finding in examine(beton, config, options.seconds):
         findings.append(finding)
         if not options.json:
             remedy = f"\n{'':<18}-> {finding.remedy}" if finding.remedy else ""
@@ -75,37 +70,30 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
-def examine(beton: BetonFile | None, seconds: float) -> Iterator[Finding]:
+def _read_config(file: Path | None, settings: list[str]) -> Config | None:
+    """The run that is to be looked at; `settings` are what the command line says of it beside the file."""
+    if file is None:
+        if settings:
+            raise UserError(
+                f"{settings[0]} is no option of the doctor; settings of a run need --config FILE (see --help)"
+            )
+        return None
+    config, _ = parse_config(build_parser("fasttail-doctor", ""), ["--config", str(file), *settings])
+    return config
+
+
+def examine(beton: BetonFile | None, config: Config | None, seconds: float) -> Iterator[Finding]:
     """Look at one thing after the other; the last finding is the bottleneck."""
     facts, cores, devices = machine(), available_cpus(), gpus()
     yield Finding("processor", f"{facts['cpu']}, {cores} cores for this process", values={"cores": cores})
     yield from gpu_findings(cores)
-    yield memory_finding(beton, available_memory())
+    memory = available_memory()
+    yield memory_finding(beton, memory)
     yield staged_finding([default_folder("local"), default_folder("ram")])
     yield from library_findings()
-    disk = None
     if beton is not None:
-        found = disk_rate(beton, seconds)
-        disk = found.images_per_second if found.kept < 0.5 else None
-        yield Finding(
-            "disk",
-            f"{found.bytes_per_second / 1e6:,.0f} MB/s, {found.images_per_second:,.0f} images/s in random order"
-            + ("" if disk else f", but {found.kept:.0%} of the file would not leave memory"),
-            values=asdict(found),
-        )
         yield file_system_finding(beton)
-    try:
-        images = made_photographs(PHOTOGRAPHS).beton if beton is None else beton
-        decode = decode_rate(images, cores, seconds)
-    except UserError as error:
-        yield Finding("decoder", "not measured", remedy=str(error))
-        return
-    yield Finding(
-        "decoder",
-        f"{decode:,.0f} source images/s on {cores} threads, each cut twice and resized to 224 x 224",
-        values={"source_images_per_second": decode, "threads": cores},
-    )
-    yield Finding("bottleneck", bottleneck(decode, disk, len(devices)))
+    yield from speed_findings(beton, config, Machine(cores, len(devices), memory), seconds)
 
 
 def gpu_findings(cores: int) -> Iterator[Finding]:
@@ -206,28 +194,25 @@ def is_there(module: str) -> bool:
         return False
 
 
-def bottleneck(decode: float, disk: float | None, devices: int) -> str:
-    """Say in one sentence of arithmetic up to which speed of the network the data keep up.
-
-    `decode` and `disk` are source images a second of the whole machine. A pair costs two of them and feeds two forward
-    images, so the three rates have one unit.
-    """
-    slower, name = (disk, "disk") if disk is not None and disk < decode else (decode, "decoder")
-    other = f", the disk {disk:,.0f} until the file is in memory" if disk is not None else ""
-    share = slower / max(1, devices)
-    each = f" = {share:,.0f} forward images/s a GPU" if devices > 1 else f" = {share:,.0f} forward images/s"
-    gpu = "; what the CPU does not manage DALI can decode on the GPU" if devices else ""
-    return (
-        f"CPU threads decode {decode:,.0f} source images/s{other}, a pair takes 2 and feeds 2, so the {name} is the "
-        f"bottleneck of any network faster than {slower:,.0f} / {max(1, devices)}{each}{gpu}."
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fasttail-doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fasttail-doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--beton", type=Path, metavar="FILE", help="the set that is to be trained on")
+    parser.add_argument(
+        "--beton",
+        type=Path,
+        metavar="FILE",
+        help="the set that is to be trained on (default: that of --config)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the run that is to be trained; its settings may follow, as --data.train FILE",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="of each measurement (default: 2)"

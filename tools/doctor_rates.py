@@ -1,4 +1,4 @@
-"""What the doctor measures, each in a few seconds: the disk under a beton, and this machine's decoder."""
+"""How fast the doctor finds the disk under a beton and the decoders of this machine, each in a few seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import numpy as np
 from benchmarks.measurement import CROP_FLIP
 from benchmarks.our_feeds import open_views
 from benchmarks.page_cache import drop_from_page_cache
+from benchmarks.staged_feeds import Staged, open_staged_views
 from pipelines.beton_reader import BetonFile
 from pipelines.network_files import PreadFile
 from pipelines.user_error import UserError
 
 BATCH = 32
 """Pairs; small, so that a slow machine finishes some in a second."""
+BATCH_ON_A_GPU = 128
 READERS = 16
 """Images that are asked for at once; training asks for whole batches ahead."""
 
@@ -55,3 +57,9 @@ def decode_rate(beton: BetonFile, threads: int, seconds: float) -> float:
         raise UserError(f"{beton.path}: holds raw images, which nobody decodes")
     with closing(open_views(beton, threads, BATCH, CROP_FLIP)) as feed:
         return 2 * feed.run(seconds).pairs_per_second
+
+
+def dali_rate(beton: BetonFile, threads: int, seconds: float) -> float:
+    """The same that DALI decodes on the first GPU, with `threads` beside it, in batches as training has them."""
+    with closing(open_staged_views(beton, threads, BATCH_ON_A_GPU, Staged(decode="dali-gpu"))) as feed:
+        return 2 * feed.run_from_idle(seconds).pairs_per_second

@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from benchmarks.page_cache import resident_share
+from pipelines.beton_format import SMALLEST_PAGE
 from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton_writer import write_beton
 from pipelines.conversion import convert_images
 from pipelines.conversion_settings import ConversionSettings
+from pipelines.digits import digits_split
 from pipelines.image_bytes import ImageSettings
 from pipelines.network_files import NETWORK_FILE_SYSTEMS, file_system_type
 from pipelines.sources import from_rows
 from pipelines.staging import stage_beton
-from tools.doctor import bottleneck, file_system_finding, gpu_findings, main, memory_finding, staged_finding
+from tools.doctor import file_system_finding, gpu_findings, main, memory_finding, staged_finding
+from tools.doctor_bottleneck import Rates, bottleneck
 from tools.doctor_gpu import (
     OLDER_CONSTRAINTS,
     Gpu,
@@ -158,14 +162,64 @@ def test_network_file_system_is_named(photographs: BetonFile, monkeypatch: pytes
     assert file_system_finding(photographs).text == "nfs, a network file system: read with pread"
 
 
-def test_bottleneck_is_arithmetic() -> None:
-    assert "decoder is the bottleneck of any network faster than 1,600 / 8 = 200 forward images/s a GPU" in (
-        bottleneck(1600, 2000, 8)
-    )
-    assert "the disk is the bottleneck of any network faster than 900 / 1 = 900 forward" in (
-        bottleneck(1600, 900, 1)
-    )
-    assert "DALI" not in bottleneck(1600, None, 0)
+@pytest.mark.parametrize(
+    ("rates", "said", "remedy"),
+    [
+        (
+            Rates(devices=8, cpu=1600, disk=2000),
+            "the decoder, for any network that trains more than 200 images/s a GPU "
+            "(CPU threads 200, disk 250 images/s a GPU)",
+            "--config FILE",
+        ),
+        (
+            Rates(devices=1, cpu=1600, disk=900),
+            "the disk, for any network that trains more than 900 images/s",
+            "--config",
+        ),
+        (
+            Rates(devices=0, cpu=1000, network=20),
+            "the network (CPU threads 1,000, network 20 images/s)",
+            None,
+        ),
+        (
+            Rates(devices=1, cpu=600, network=2400),
+            "the decoder, for which the network would wait 75% of the time",
+            "more cores",
+        ),
+        (
+            Rates(devices=4, cpu=2400, dali=1800, network=2400),
+            "the decoder, for which the network would wait 25% of the time "
+            "(CPU threads 600, DALI 1,800, network 2,400 images/s a GPU)",
+            "let both decode",
+        ),
+        (
+            Rates(devices=2, cpu=400, dali=3000, network=2400),
+            "the network (CPU threads 200, DALI 3,000, network 2,400 images/s a GPU)",
+            None,
+        ),
+        (
+            Rates(devices=2, cpu=9000, disk=1200, network=2400),
+            "the disk in the first epoch, for which the network would wait 75% of the time; once the file is in memory "
+            "the network (",
+            None,
+        ),
+        (
+            Rates(devices=1, cpu=1000, disk=500, network=2000),
+            "the disk in the first epoch, for which the network would wait 75% of the time; once the file is in memory "
+            "the decoder (",
+            "--short-side",
+        ),
+        (
+            Rates(devices=1, cpu=9000, disk=600, network=2400, fits_memory=False),
+            "the disk, for which the network would wait 75% of the time (",
+            "--short-side",
+        ),
+    ],
+)
+def test_bottleneck_is_arithmetic(rates: Rates, said: str, remedy: str | None) -> None:
+    found, advice = bottleneck(rates)
+    assert found.startswith(said)
+    assert advice is None if remedy is None else remedy in (advice or "")
 
 
 def test_disk_rate_reads_from_the_disk(photographs: BetonFile) -> None:
@@ -184,12 +238,42 @@ def test_a_look_at_this_machine(photographs: BetonFile, capsys: pytest.CaptureFi
     assert found["decoder"]["values"]["source_images_per_second"] > 0
     assert bool(found["GPU"]["values"]["gpus"]) == torch.cuda.is_available()
     assert main(["--beton", str(photographs.path), "--seconds", "0.2"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("bottleneck")
+    assert capsys.readouterr().out.splitlines()[-2].startswith("bottleneck")
+
+
+def test_the_network_of_a_run(
+    photographs: BetonFile, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On this machine the CPU trains it, in small steps; a wider network is slower."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"method: glmc\ndata: {{train: {photographs.path}}}\nview: {{size: 32}}\nmodel: {{backbone: resnet8}}\n"
+        "optim: {epochs: 2, batch_size: 120, lr: 0.1, accumulate: 3}\nrun: {folder: nowhere, device: cpu}\n"
+    )
+    found = {}
+    for width in (16, 64):
+        assert main(["--config", str(file), "--seconds", "0.2", "--json", "--model.width", str(width)]) == 0
+        found[width] = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+        assert found[width]["network"]["values"]["pairs"] == 8
+        assert "resnet8 on the CPU: " in found[width]["network"]["text"]
+        assert "disk" in found[width], "the beton is that of the configuration"
+    rates = {width: each["network"]["values"]["images_per_second"] for width, each in found.items()}
+    assert rates[16] > 2 * rates[64] > 0
+    assert found[16]["bottleneck"]["values"]["network"] == rates[16]
+
+
+def test_raw_images_need_no_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, encoded = digits_split("train", 50.0, 0)
+    write_beton(tmp_path / "x.beton", images, encoded, settings={}, page_size=SMALLEST_PAGE)
+    assert main(["--beton", str(tmp_path / "x.beton"), "--seconds", "0.1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("the network: nothing has to be decoded")
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in [
         (["--beton", str(tmp_path / "none.beton")], "none.beton: cannot open the beton"),
+        (["--confi", "x.yaml"], "--confi is no option of the doctor; settings of a run need --config FILE"),
+        (["--config", str(tmp_path / "none.yaml")], "none.yaml"),
         (["--seconds", "0"], "--seconds 0: give a time above 0 and below 60"),
     ]:
         assert main(arguments) == 2
