@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 
@@ -78,9 +78,9 @@ def _random_batch(step: TrainStep, pairs: int, num_classes: int, size: int) -> B
 def _train(step: TrainStep, batch: Batch, steps: int) -> float:
     """Train; returns seconds a step, the device's work included."""
     alpha, metrics = torch.full((), 0.5, device=step.device), MeanMetrics()
-    start = time.perf_counter()
+    start = perf_counter()
     for _ in range(steps):
         metrics.add(step(batch, alpha), step.guard.good)
     if step.device.type == "cuda":
         torch.cuda.synchronize(step.device)
-    return (time.perf_counter() - start) / steps
+    return (perf_counter() - start) / steps

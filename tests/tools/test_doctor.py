@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.page_cache import resident_share
 from pipelines.beton_format import SMALLEST_PAGE
@@ -241,25 +242,56 @@ def test_a_look_at_this_machine(photographs: BetonFile, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines()[-2].startswith("bottleneck")
 
 
-def test_the_network_of_a_run(
-    photographs: BetonFile, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """On this machine the CPU trains it, in small steps; a wider network is slower."""
+@pytest.fixture
+def run_file(photographs: BetonFile, tmp_path: Path) -> Path:
+    """The configuration of a small run on the photographs."""
     file = tmp_path / "run.yaml"
     file.write_text(
         f"method: glmc\ndata: {{train: {photographs.path}}}\nview: {{size: 32}}\nmodel: {{backbone: resnet8}}\n"
-        "optim: {epochs: 2, batch_size: 120, lr: 0.1, accumulate: 3}\nrun: {folder: nowhere, device: cpu}\n"
+        "optim: {epochs: 2, batch_size: 120, lr: 0.1, accumulate: 3}\nrun: {folder: nowhere}\n"
     )
-    found = {}
-    for width in (16, 64):
-        assert main(["--config", str(file), "--seconds", "0.2", "--json", "--model.width", str(width)]) == 0
-        found[width] = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-        assert found[width]["network"]["values"]["pairs"] == 8
-        assert "resnet8 on the CPU: " in found[width]["network"]["text"]
-        assert "disk" in found[width], "the beton is that of the configuration"
-    rates = {width: each["network"]["values"]["images_per_second"] for width, each in found.items()}
-    assert rates[16] > 2 * rates[64] > 0
-    assert found[16]["bottleneck"]["values"]["network"] == rates[16]
+    return file
+
+
+@pytest.mark.gpu
+def test_a_gpu_decodes_and_trains(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(run_file), "--seconds", "0.5", "--json", "--run.compile", "none"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["DALI's decoder"]["values"]["source_images_per_second"] > 0
+    assert "resnet8 on a GPU: " in found["network"]["text"]
+    assert found["network"]["values"]["pairs"] == 120 // torch.cuda.device_count()
+    assert found["bottleneck"]["values"]["dali"] and found["bottleneck"]["values"]["network"]
+
+
+@pytest.mark.parametrize(("method", "images"), [("glmc", 16), ("ce", 8)])
+def test_the_network_of_a_run(
+    method: str,
+    images: int,
+    run_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a CPU, in steps of 8 pairs, by a clock on which each of them takes a tenth of a second."""
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    monkeypatch.setattr("tools.doctor.gpus", lambda: [])
+    monkeypatch.setattr("tools.doctor_network.perf_counter", lambda: steps / 10)
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        assert main(["--config", str(run_file), "--seconds", "0.3", "--json", "--method", method]) == 0
+    finally:
+        hook.remove()
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["network"]["values"] == {"images_per_second": pytest.approx(10 * images), "pairs": 8}
+    assert (
+        f"resnet8 on the CPU: {10 * images} forward images/s in steps of 8 pairs" in found["network"]["text"]
+    )
+    assert found["bottleneck"]["values"]["network"] == pytest.approx(10 * images)
+    assert "disk" in found, "the beton is that of the configuration"
 
 
 def test_raw_images_need_no_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
