@@ -13,7 +13,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["pipelines", "training", "benchmarks", "tools"],
+    packages=[
+        "pipelines",
+        *(f"pipelines.{part}" for part in ("beton", "conversion", "draws", "jpeg", "resident", "sources")),
+        *("training", "benchmarks", "tools"),
+    ],
     install_requires=[
         "ffcv>=1.0.2",
         "jsonargparse[signatures]>=4.40",

@@ -24,13 +24,13 @@ from benchmarks.command import Command, whole
 from benchmarks.measurement import Row, row_of
 from benchmarks.progress import Progress
 from benchmarks.results import Results
-from pipelines.beton_format import RAW_MODE
-from pipelines.beton_writer import write_beton
-from pipelines.image_bytes import EncodedImage
-from pipelines.long_tail import exponential_counts
-from pipelines.sources import from_rows
+from pipelines.beton.format import RAW_MODE
+from pipelines.beton.writer import write_beton
+from pipelines.conversion.image_bytes import EncodedImage
+from pipelines.draws.views import ViewSettings
+from pipelines.sources.image_list import from_rows
+from pipelines.sources.long_tail import exponential_counts
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewSettings
 from training.build import build_trainer, open_betons
 from training.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from training.loop import Trainer

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipelines.conversion import convert_images
-from pipelines.conversion_settings import ConversionSettings
-from pipelines.image_bytes import ImageSettings
-from pipelines.sources import from_rows
+from pipelines.conversion.convert import convert_images
+from pipelines.conversion.image_bytes import ImageSettings
+from pipelines.conversion.settings import ConversionSettings
+from pipelines.sources.image_list import from_rows
 
 QUALITY = 90
 CHUNK = 32

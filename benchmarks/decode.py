@@ -23,7 +23,7 @@ from benchmarks.peer import batch_for
 from benchmarks.photographs import open_photographs
 from benchmarks.progress import Progress
 from benchmarks.results import Results
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 
 RUNS = 5
 METRIC = "source_decodes_per_second"

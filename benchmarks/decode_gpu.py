@@ -19,7 +19,7 @@ from benchmarks.decoded_pixels import difference_rows
 from benchmarks.peer import batch_for
 from benchmarks.progress import Progress
 from benchmarks.staged_feeds import Staged, open_staged_views
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings
 
 

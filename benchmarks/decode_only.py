@@ -10,7 +10,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.measurement import rate
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.thread_pool import ThreadPool
 
 

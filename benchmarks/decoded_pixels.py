@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.measurement import Row, row_of
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.decode_dali import DaliDecoder
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipelines.batch import Batch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.mix_cpu import mix_into
 from pipelines.train_loader import PairedLoader
 from pipelines.view_sources import open_views

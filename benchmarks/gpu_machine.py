@@ -13,7 +13,7 @@ import sys
 import torch
 
 from benchmarks.machine import commit, machine, versions
-from pipelines.turbojpeg import LIBRARY
+from pipelines.jpeg.turbojpeg import LIBRARY
 
 BUNDLE = "shared/gpu's bundle, unpacked"
 WHEEL = "a wheel in .whl/"

@@ -34,8 +34,8 @@ from benchmarks.photographs import open_photographs
 from benchmarks.progress import Progress
 from benchmarks.results import Results
 from benchmarks.staged_feeds import SPLIT, Staged, open_staged_views
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.manifest import manifest_path
+from pipelines.beton.manifest import manifest_path
+from pipelines.beton.reader import BetonFile, open_beton
 
 RUNS = 5
 BATCHES = (32, 128)

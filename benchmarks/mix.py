@@ -32,8 +32,8 @@ from benchmarks.mixers import (
 )
 from benchmarks.progress import Progress
 from benchmarks.results import Results
-from pipelines.colour_draws import ColourSettings, draw_colour
-from pipelines.draws import Draw
+from pipelines.draws.colours import ColourSettings, draw_colour
+from pipelines.draws.draw import Draw
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
 

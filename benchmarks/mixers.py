@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torchvision.transforms import v2
 
+from pipelines.draws.mixing import cut_boxes
 from pipelines.mix_cpu import mix_into
 from pipelines.mix_reference import mix, normalise
-from pipelines.mixing_draws import cut_boxes
 from pipelines.thread_pool import ThreadPool
 from pipelines.views import Views
 

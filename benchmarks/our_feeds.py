@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from benchmarks.feed import Feed
 from benchmarks.measurement import OFFICIAL
 from pipelines.batch_memory import BatchMemory
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.images_cpu import CpuImages
-from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.run_ahead import Pending, run_ahead
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import open_views as open_views_of
 
 PREFETCH = 2

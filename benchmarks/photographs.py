@@ -22,12 +22,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.measurement import Row, row_of
-from pipelines.beton_format import JPEG_MODE
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.conversion import convert_images
-from pipelines.conversion_settings import ConversionSettings
-from pipelines.image_bytes import ImageSettings
-from pipelines.sources import from_rows
+from pipelines.beton.format import JPEG_MODE
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.conversion.convert import convert_images
+from pipelines.conversion.image_bytes import ImageSettings
+from pipelines.conversion.settings import ConversionSettings
+from pipelines.sources.image_list import from_rows
 from pipelines.user_error import UserError
 
 RECIPE = 1

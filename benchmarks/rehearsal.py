@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.peak_memory import ROOT, Watched, processes_of, run_watched
 from benchmarks.rehearsal_set import SETS, Split
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from training.checkpoint import load_checkpoint
 from training.command_line import build_parser, parse_config
 from training.run_folder import RunFolder

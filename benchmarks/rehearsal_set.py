@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.known_lists import KNOWN_LISTS, counts_sha256
-from pipelines.sources import read_list
+from pipelines.sources.image_list import read_list
+from pipelines.sources.known_lists import KNOWN_LISTS, counts_sha256
 
 COUNTS = Path(__file__).with_name("class_counts")
 """Holds a file a set: lines that start with # say where the numbers are from."""

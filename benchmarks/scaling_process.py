@@ -14,7 +14,7 @@ from statistics import median
 from benchmarks.held_memory import anonymous_memory
 from benchmarks.measurement import CROP_FLIP, OFFICIAL
 from benchmarks.our_feeds import paired_loader
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.thread_pool import ThreadPool
 
 RUNS = 5

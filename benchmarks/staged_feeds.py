@@ -11,16 +11,16 @@ import torch
 
 from benchmarks.feed import Feed
 from benchmarks.our_feeds import PREFETCH, WITHOUT_END, Q
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.images_staged import StagedImages
-from pipelines.mixing_draws import MixSettings
 from pipelines.open_images import open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
 from pipelines.run_ahead import Pending, run_ahead
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.views import Views
 
 SPLIT = "split:0.5"

@@ -28,7 +28,7 @@ from benchmarks.results import Results
 from benchmarks.step_phases import phase_milliseconds
 from benchmarks.step_plan import DECODERS, Costs, Plan, plan_for_cpu, plan_for_gpu
 from benchmarks.trainer import PREFETCH, BenchmarkTrainer, Precision, Segment, TrainerSettings
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.thread_pool import ThreadPool
 from training.process_group import choose_device
 from training.step import PRECISIONS, StepInput

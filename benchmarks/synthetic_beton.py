@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import beton_format as layout
-from pipelines.manifest import (
+from pipelines.beton import format as layout
+from pipelines.beton.manifest import (
     FORMAT_VERSION,
     Checksums,
     Manifest,

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from benchmarks.fixed_batch import FixedBatch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.views import ViewSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import PairedLoader
-from pipelines.view_draws import ViewSettings
 from training.build import build_image_works, build_ordinary_loader, build_placed_model, build_step
 from training.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from training.fast_kernels import CompileSetting, measure_cudnn_kernels

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.measurement import Row, row_of
 from benchmarks.peak_memory import ROOT, Watched, run_watched
-from pipelines.sources import read_list
+from pipelines.sources.image_list import read_list
 
 PLACES_LT = ROOT.parent / "shared" / "data" / "Places_LT_train.txt"
 ROWS, CLASSES = 62_500, 365

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipelines.blur_cpu import blur_in_place, box_weights
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 TILE = 1024

@@ -25,7 +25,7 @@ import triton.language as tl
 from pipelines.augment_cpu import CONTRAST, SATURATION
 from pipelines.batch import send
 from pipelines.blur_cpu import BOX_BLURS, box_weights
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 from pipelines.mix_kernel import WARPS, WORDS, chunks_of_image, place_of_program, require_gpu
 from pipelines.views import Views
 

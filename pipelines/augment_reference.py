@@ -15,7 +15,7 @@ import torchvision.transforms.functional as TF
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 
 
 def augment(views: NDArray[np.uint8], colour: ColourDraws) -> NDArray[np.uint8]:

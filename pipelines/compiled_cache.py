@@ -56,10 +56,8 @@ def _made_folder() -> Path | None:
 
 def _key(package: Path) -> str:
     """Of the package's place, and of its files' names, sizes and times: their contents would take thrice as long."""
-    with os.scandir(package) as entries:
-        sources = [
-            (each.name, each.stat()) for each in entries if each.name.endswith(".py") and each.is_file()
-        ]
+    found = [Path(folder, name) for folder, _, names in os.walk(package) for name in names]
+    sources = [(str(path), path.stat()) for path in found if path.suffix == ".py"]
     files = sorted((name, status.st_size, status.st_mtime_ns) for name, status in sources)
     return hashlib.sha256(repr((str(package), files)).encode()).hexdigest()[:16]
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton_format import RAW_MODE
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.format import RAW_MODE
+from pipelines.beton.reader import BetonFile
 from pipelines.decode_dali import DaliDecoder, Ticket
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.run_ahead import Pending
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import DecodedViews
 from pipelines.views import Views
 

@@ -1,8 +1,8 @@
 """`decode` on the CPU, fast: each JPEG decoded once, and of it what the views need; then a resize a view.
 
-Of a JPEG only the box is decoded that holds all its views (jpeg_decoder.py), or by TurboJPEG (turbojpeg.py) if it is
-of a rarer kind; either way the pixels are Pillow's exactly. resize_cpu.py is Pillow's bilinear within one level. Both
-let go of the GIL. decode_reference.py says what the operation means.
+Of a JPEG only the box is decoded that holds all its views (jpeg/decoder.py), or by TurboJPEG (jpeg/turbojpeg.py) if it
+is of a rarer kind; either way the pixels are Pillow's exactly. resize_cpu.py is Pillow's bilinear within one level.
+Both let go of the GIL. decode_reference.py says what the operation means.
 
 What is noticed in a bad JPEG: whatever libjpeg calls an error (no JPEG, empty, bad header or tables) and data that
 break off, were it by one byte. What is not: damage inside the compressed data, or a hole closed by an end marker, for
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.decode_reference import check_box
-from pipelines.jpeg_decoder import Box, BoxDecoder
+from pipelines.jpeg.decoder import Box, BoxDecoder
+from pipelines.jpeg.turbojpeg import JpegDecoder, frame_size
 from pipelines.resize_cpu import resize_into
-from pipelines.turbojpeg import JpegDecoder, frame_size
 
 CropBox = tuple[float, float, float, float]
 """A `Box` that may be fractional."""

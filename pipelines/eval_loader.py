@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.batch import EvalBatch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.views import ViewSettings
 from pipelines.image_backend import ImageBackend
 from pipelines.rank_slice import RankSlice
 from pipelines.read_ahead import STEPS_AHEAD, open_read_ahead
 from pipelines.run_ahead import Pending, run_ahead
-from pipelines.view_draws import ViewSettings
 
 LOOK_AHEAD = 2
 """Batches prepared ahead of the forward pass."""

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.batch_memory import BatchMemory
+from pipelines.draws.mixing import MixDraws
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.mix_cpu import mix_into, normalise_into
-from pipelines.mixing_draws import MixDraws
 from pipelines.run_ahead import Pending
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import ViewSource
 
 Fill = Callable[[slice, NDArray[np.float32]], None]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.mixing_draws import MixDraws
+from pipelines.draws.mixing import MixDraws
+from pipelines.draws.views import CropDraws, ViewDraws
 from pipelines.run_ahead import Pending
-from pipelines.view_draws import CropDraws, ViewDraws
 from pipelines.views import Views
 
 

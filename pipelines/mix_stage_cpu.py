@@ -9,10 +9,10 @@ import torch
 
 from pipelines.augment_cpu import augment_into
 from pipelines.batch_memory import BatchMemory
+from pipelines.draws.mixing import MixDraws
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.mix_cpu import mix_into, normalise_into
-from pipelines.mixing_draws import MixDraws
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.views import Views
 
 IMAGES_PER_TASK = 8

@@ -7,9 +7,9 @@ import torch
 
 from pipelines.augment_gpu import augment_on_device, colour_parameters
 from pipelines.batch import send
+from pipelines.draws.mixing import MixDraws
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.mix_kernel import mix_views, normalise_views
-from pipelines.mixing_draws import MixDraws
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.views import Views
 
 

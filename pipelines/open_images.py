@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
 from pipelines.decode_dali import DaliDecoder
+from pipelines.draws.views import ViewSettings
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.pinned_views import PinnedViews
-from pipelines.resident_views import ResidentDeviceViews
+from pipelines.resident.device_views import ResidentDeviceViews
 from pipelines.split_views import SplitViews
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import ResidentViews, ViewSource, open_views
 
 
@@ -106,8 +106,8 @@ class ImageWorks:
     def _open_on_gpu(self, beton: BetonFile, source: ViewSource) -> ImageBackend:
         """The kernels are imported here: Triton comes with PyTorch's CUDA builds only."""
         try:
-            from pipelines.images_resident import ResidentImagesOnGpu
             from pipelines.mix_stage_gpu import GpuMixStage
+            from pipelines.resident.gpu_images import ResidentImagesOnGpu
         except ImportError as error:
             raise UserError(
                 f"the mix kernel cannot be imported ({error}); install PyTorch's CUDA build, which brings Triton"

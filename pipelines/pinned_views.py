@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.draws.views import ViewDraws
 from pipelines.run_ahead import Pending
 from pipelines.slot_ring import Lease, Shape, SlotRing
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewDraws
 from pipelines.view_sources import ViewSource
 from pipelines.views import Views
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton_reader import BetonFile
-from pipelines.view_draws import ViewSettings
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.views import ViewSettings
 
 STEPS_AHEAD = 8
 """From asking for the bytes of a batch to decoding them: more than batches are prepared ahead."""

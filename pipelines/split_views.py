@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.draws.views import ViewDraws
 from pipelines.images_staged import ViewFeed
 from pipelines.run_ahead import Pending
-from pipelines.view_draws import ViewDraws
 from pipelines.views import Views
 
 Part = tuple[ViewFeed, Pending[Views]]

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.batch import Batch
-from pipelines.beton_reader import BetonFile
-from pipelines.draws import Draw
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.draw import Draw
+from pipelines.draws.mixing import MixDraws, MixSettings, draw_mixing
+from pipelines.draws.samplers import ReversedStream, UniformStream
+from pipelines.draws.views import ViewDraws, ViewSettings, draw_views
 from pipelines.image_backend import ImageBackend
-from pipelines.mixing_draws import MixDraws, MixSettings, draw_mixing
 from pipelines.rank_slice import RankSlice
 from pipelines.read_ahead import STEPS_AHEAD, open_read_ahead
 from pipelines.run_ahead import Pending, run_ahead
-from pipelines.samplers import ReversedStream, UniformStream
-from pipelines.view_draws import ViewDraws, ViewSettings, draw_views
 
 UNIFORM, REVERSED = 0, 1
 """Streams a and b, as `Draw.stream` counts them."""

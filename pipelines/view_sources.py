@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.augment_cpu import augment_into
-from pipelines.beton_reader import BetonFile
-from pipelines.crop_draws import draw_padded_offsets, draw_resized_boxes
+from pipelines.beton.reader import BetonFile
 from pipelines.decode_cpu import DecodeError, decode_into
-from pipelines.draws import Draw
+from pipelines.draws.crops import draw_padded_offsets, draw_resized_boxes
+from pipelines.draws.draw import Draw
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.eval_boxes import resize_center_crop_boxes
-from pipelines.resident import ResidentImages
+from pipelines.resident.images import ResidentImages
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewDraws, ViewSettings
 
 
 class ViewSource(Protocol):

@@ -7,6 +7,7 @@ functions stay short, and all chance comes from seeded generators.
 from __future__ import annotations
 
 import ast
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ OWN_GENERATORS = {
     "random": {"Random", "SystemRandom"},
 }
 # The published subsets came from the global generator, which this test draws from to compare, and then restores.
-COMPARES_WITH_THE_GLOBAL_GENERATOR = ROOT / "tests/pipelines/test_cifar_long_tail.py"
+COMPARES_WITH_THE_GLOBAL_GENERATOR = ROOT / "tests/pipelines/sources/test_cifar_long_tail.py"
 
 
 def imported_names(tree: ast.AST, package: str = "") -> Iterator[tuple[str, str]]:
@@ -109,6 +110,16 @@ def test_draws_come_from_seeded_generators(path: Path) -> None:
 
 def test_all_packages_are_read() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(PACKAGES)
+
+
+def test_all_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setup.py names them one by one."""
+    named: list[str] = []
+    monkeypatch.setattr("setuptools.setup", lambda *, packages, **_: named.extend(packages))
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert sorted(named) == sorted(
+        {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in MODULES}
+    )
 
 
 @pytest.mark.parametrize(

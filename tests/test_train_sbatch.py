@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_writer import write_beton
-from pipelines.digits import digits_split
+from pipelines.beton.format import SMALLEST_PAGE
+from pipelines.beton.writer import write_beton
+from pipelines.sources.digits import digits_split
 
 ROOT = Path(__file__).resolve().parents[1]
 SRUN = '#!/bin/sh\nexec "$@"\n'

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.sources import read_class_names, read_list
+from pipelines.sources.image_list import read_class_names, read_list
 from pipelines.user_error import run_command
 from tools.convert_files import add_info, add_verify
 from tools.convert_options import Commands, add_image_options, add_source, convert_listed, positive

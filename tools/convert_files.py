@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.beton_format import JPEG_MODE
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.manifest import SHOT_RULE, Shots
+from pipelines.beton.format import JPEG_MODE
+from pipelines.beton.manifest import SHOT_RULE, Shots
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.verification import verify_beton
 from pipelines.user_error import UserError
-from pipelines.verification import verify_beton
 from tools.convert_options import Commands, add_source, positive
 
 BARS = 20

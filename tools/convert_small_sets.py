@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipelines.cifar_files import CIFAR10, CIFAR100, CifarFormat, unpublished_files
-from pipelines.cifar_long_tail import SUBSETS, cifar_split
-from pipelines.image_bytes import EncodedImage
-from pipelines.manifest import Setting
-from pipelines.sources import ImageList
+from pipelines.beton.manifest import Setting
+from pipelines.conversion.image_bytes import EncodedImage
+from pipelines.sources.cifar_files import CIFAR10, CIFAR100, CifarFormat, unpublished_files
+from pipelines.sources.cifar_long_tail import SUBSETS, cifar_split
+from pipelines.sources.image_list import ImageList
 from pipelines.user_error import UserError
 from tools.convert_options import (
     Commands,
@@ -103,7 +103,7 @@ def _add_folder_options(command: argparse.ArgumentParser, *, factor: float, larg
 
 def _convert_digits(arguments: argparse.Namespace) -> None:
     # Here, for scikit-learn takes a second to import, which other sources need not wait.
-    from pipelines.digits import digits_split
+    from pipelines.sources.digits import digits_split
 
     factor = arguments.imbalance_factor
     _convert_splits(

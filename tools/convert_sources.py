@@ -7,11 +7,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from pipelines.image_folder import DECAYS, EXTENSIONS, make_long_tailed, read_folder
-from pipelines.inaturalist_json import read_inaturalist_json
-from pipelines.known_lists import KNOWN_LISTS, compare_with_known, fit_to_disk, known_by_counts
-from pipelines.manifest import Setting
-from pipelines.sources import read_class_names, read_list
+from pipelines.beton.manifest import Setting
+from pipelines.sources.image_folder import DECAYS, EXTENSIONS, make_long_tailed, read_folder
+from pipelines.sources.image_list import read_class_names, read_list
+from pipelines.sources.inaturalist_json import read_inaturalist_json
+from pipelines.sources.known_lists import KNOWN_LISTS, compare_with_known, fit_to_disk, known_by_counts
 from pipelines.user_error import UserError
 from tools.convert_options import Commands, add_image_options, add_source, convert_listed, seed
 

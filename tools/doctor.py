@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import machine
-from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton.network_files import network_file_system
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.staging import default_folder, staged_bytes
+from pipelines.jpeg.turbojpeg import LIBRARY
 from pipelines.memory import available_memory
-from pipelines.network_files import network_file_system
-from pipelines.staging import default_folder, staged_bytes
 from pipelines.thread_pool import available_cpus
-from pipelines.turbojpeg import LIBRARY
 from pipelines.user_error import UserError, run_command
 from tools.doctor_finding import Finding
 from tools.doctor_gpu import driver_advice, driver_version, gpus, has_jpeg_engine, jpeg_engine_answers

@@ -13,8 +13,8 @@ from benchmarks.measurement import CROP_FLIP
 from benchmarks.our_feeds import open_views
 from benchmarks.page_cache import drop_from_page_cache
 from benchmarks.staged_feeds import Staged, open_staged_views
-from pipelines.beton_reader import BetonFile
-from pipelines.network_files import PreadFile
+from pipelines.beton.network_files import PreadFile
+from pipelines.beton.reader import BetonFile
 from pipelines.user_error import UserError
 
 BATCH = 32

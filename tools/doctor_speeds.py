@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from benchmarks.photographs import made_photographs
-from pipelines.beton_format import RAW_MODE
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.format import RAW_MODE
+from pipelines.beton.reader import BetonFile
 from pipelines.user_error import UserError
 from tools.doctor_bottleneck import Rates, bottleneck
 from tools.doctor_finding import Finding

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.user_error import UserError
 from training.command_line import build_parser, parse_config
 from training.config import Config

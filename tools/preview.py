@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.batch import Batch
-from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.train_loader import PairedLoader
 from pipelines.user_error import UserError, run_command
-from pipelines.view_draws import ViewDraws, ViewSettings
 from training.build import build_image_works, build_ordinary_loader
 from training.command_line import build_parser, parse_config
 from training.process_group import choose_device

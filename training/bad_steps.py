@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.beton_reader import BetonFile
-from pipelines.draws import Draw
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.draw import Draw
 from pipelines.rank_slice import RankSlice
-from pipelines.resident_loader import ResidentLoader
+from pipelines.resident.loader import ResidentLoader
 from pipelines.train_loader import TrainLoader
 from pipelines.user_error import UserError
 from training.config import Config

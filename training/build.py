@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.staging import stage_beton, stage_folder
 from pipelines.dali_graph import DaliShape
 from pipelines.eval_loader import EvalLoader
 from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
-from pipelines.resident_loader import ResidentLoader
-from pipelines.staging import stage_beton, stage_folder
+from pipelines.resident.loader import ResidentLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
 from pipelines.user_error import UserError

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pipelines.dali_graph import DaliSettings
-from pipelines.mixing_draws import MixSettings
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.open_images import parse_decode
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from training.fast_kernels import CompileSetting
 from training.objectives import GlmcSettings
 from training.optimizer import Implementation

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool, available_cpus
 from pipelines.user_error import UserError

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.eval_loader import EvalLoader
-from pipelines.resident_loader import ResidentLoader
+from pipelines.resident.loader import ResidentLoader
 from pipelines.train_loader import TrainLoader
 from training.bad_steps import bad_steps_error, images_of_step, write_bad_steps
 from training.checkpoint import Checkpoint

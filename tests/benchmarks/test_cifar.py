@@ -22,7 +22,7 @@ from benchmarks.cifar import (
     steady,
 )
 from benchmarks.progress import Progress
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.thread_pool import ThreadPool
 from tools.benchmark import main
 

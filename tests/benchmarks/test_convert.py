@@ -15,7 +15,7 @@ from benchmarks.converters import CONVERTERS, Task, command
 from benchmarks.measurement import find
 from benchmarks.peak_memory import run_watched
 from benchmarks.photographs import Photographs, made_photographs
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.photographs import Photographs, long_tailed_labels, made_photographs, photographs_of
-from pipelines.beton_reader import open_beton
-from pipelines.beton_writer import write_beton
-from pipelines.digits import digits_split
+from pipelines.beton.reader import open_beton
+from pipelines.beton.writer import write_beton
+from pipelines.sources.digits import digits_split
 from pipelines.user_error import UserError
 
 

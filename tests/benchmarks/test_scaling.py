@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.scaling_process import measure
 from benchmarks.synthetic_beton import CLASSES, long_tailed_labels, write_synthetic_beton
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from tools.benchmark import main
 
 

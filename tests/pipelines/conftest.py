@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.beton_writer import write_beton
-from pipelines.conversion import convert_images
-from pipelines.conversion_settings import ConversionSettings
-from pipelines.digits import digits_split
-from pipelines.image_bytes import ImageSettings
-from pipelines.sources import from_rows
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.writer import write_beton
+from pipelines.conversion.convert import convert_images
+from pipelines.conversion.image_bytes import ImageSettings
+from pipelines.conversion.settings import ConversionSettings
+from pipelines.sources.digits import digits_split
+from pipelines.sources.image_list import from_rows
 from pipelines.thread_pool import ThreadPool
 
 PHOTOGRAPHS_OF_CLASS = (9, 6, 4, 3, 1)

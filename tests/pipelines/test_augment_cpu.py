@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from pipelines.augment_cpu import augment_into
 from pipelines.augment_reference import augment
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 
 Array = NDArray[np.uint8]
 ORDERS = np.array(list(permutations(range(3))), np.uint8)

@@ -23,7 +23,7 @@ from pipelines.augment_gpu import (
     colour_parameters,
 )
 from pipelines.augment_reference import augment
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 from pipelines.mix_kernel import WARPS, WORDS
 from pipelines.user_error import UserError
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from pipelines.augment_reference import augment
-from pipelines.colour_draws import ColourDraws
+from pipelines.draws.colours import ColourDraws
 
 FACTORS = (0.63, 1.37, 0.25)
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)

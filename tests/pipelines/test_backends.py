@@ -23,25 +23,25 @@ from torch.profiler import ProfilerActivity, profile
 
 from pipelines import augment_reference, decode_reference, mix_reference
 from pipelines.batch import Batch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.network_files import PreadFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
 from pipelines.decode_dali import DaliDecoder
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.eval_loader import EvalLoader
 from pipelines.image_backend import ImageBackend
 from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages, ViewFeed
 from pipelines.mix_stage_cpu import CpuMixStage
-from pipelines.mixing_draws import MixSettings
-from pipelines.network_files import PreadFile
 from pipelines.rank_slice import RankSlice
-from pipelines.resident_views import ResidentDeviceViews
+from pipelines.resident.device_views import ResidentDeviceViews
 from pipelines.run_ahead import Pending
 from pipelines.split_views import SplitViews
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import ResidentViews, open_views
 from pipelines.views import Views
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pipelines"
 INNER = "from numba import njit\n\n@njit\ndef times(x):\n    return 2 * x\n"
 OUTER = """
 from numba import njit
-from pipelines.inner import times
+from pipelines.part.inner import times
 
 @njit(cache=True)
 def caller(x):
@@ -62,12 +62,12 @@ class Place(NamedTuple):
 
 
 def make_tree(root: Path) -> Path:
-    """A package of the real name and `__init__`, of two modules and the one under test."""
+    """A package of the real name and `__init__`, of two modules, one a level down, and the one under test."""
     package = root / "pipelines"
-    package.mkdir(parents=True)
+    (package / "part").mkdir(parents=True)
     for name in ("__init__.py", "compiled_cache.py"):
         shutil.copy(PACKAGE / name, package)
-    (package / "inner.py").write_text(INNER)
+    (package / "part" / "inner.py").write_text(INNER)
     (package / "outer.py").write_text(OUTER)
     return root
 
@@ -86,7 +86,7 @@ def compiled_files(folder: Path) -> dict[Path, int]:
 
 def test_a_change_of_an_inlined_function_is_seen(place: Place) -> None:
     results = [place.call()[0]]
-    (place.root / "pipelines" / "inner.py").write_text(INNER.replace("2", "3"))
+    (place.root / "pipelines" / "part" / "inner.py").write_text(INNER.replace("2", "3"))
     assert [*results, place.call()[0]] == [21, 31]
 
 
@@ -116,8 +116,8 @@ def test_numba_may_have_been_imported_before(place: Place) -> None:
 
 def test_a_child_of_another_tree_has_a_folder_of_its_own(place: Place, tmp_path: Path) -> None:
     other = make_tree(tmp_path / "other")
-    for path in (place.root / "pipelines").iterdir():
-        shutil.copystat(path, other / "pipelines" / path.name)
+    for path in (place.root / "pipelines").rglob("*"):
+        shutil.copystat(path, other / path.relative_to(place.root))
     child = f"""
 import subprocess, sys
 for root in ({str(place.root)!r}, {str(other)!r}):

@@ -11,13 +11,13 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 
 from pipelines.batch import EvalBatch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.views import ViewSettings
 from pipelines.eval_loader import EvalLoader
 from pipelines.images_cpu import CpuImages
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.3)

@@ -16,41 +16,41 @@ import pytest
 import torch
 
 from pipelines.batch import Batch, EvalBatch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.decode_dali import DaliDecoder
 from pipelines.decode_reference import decode
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.eval_boxes import resize_center_crop_boxes
 from pipelines.eval_loader import EvalLoader
 from pipelines.images_cpu import CpuImages
-from pipelines.mixing_draws import MixSettings
 from pipelines.open_images import ImageWorks, open_image_works, parse_decode
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 
 INTERPRETED = """
 import sys
 import torch
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.dali_views import DaliViews
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.decode_dali import DaliDecoder
 from pipelines.images_cpu import CpuImages
-from pipelines.images_resident import ResidentImagesOnGpu
+from pipelines.resident.gpu_images import ResidentImagesOnGpu
 from pipelines.images_staged import StagedImages
 from pipelines.mix_stage_cpu import CpuMixStage
 from pipelines.mix_stage_gpu import GpuMixStage
-from pipelines.mixing_draws import MixSettings
+from pipelines.draws.mixing import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.eval_loader import EvalLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.view_sources import open_views
 
 photographs, digits = (open_beton(path) for path in sys.argv[1:3])

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.dali_views import DaliViews
+from pipelines.draws.views import ViewSettings
 from pipelines.images_cpu import CpuImages
 from pipelines.images_staged import StagedImages
 from pipelines.open_images import Decode, ImageWorks, choose_decode, open_image_works, parse_decode
 from pipelines.thread_pool import ThreadPool
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 PHOTOGRAPHS, DIGITS = ViewSettings(size=28), ViewSettings(size=32, crop="padded")

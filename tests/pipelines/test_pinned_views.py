@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.views import ViewSettings
 from pipelines.pinned_views import PinnedViews
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 
 VIEW = ViewSettings(size=30, eval_resize=34)
@@ -42,10 +42,10 @@ ON_THE_SECOND = """
 import sys
 import numpy as np
 import torch
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.pinned_views import PinnedViews
 from pipelines.thread_pool import ThreadPool
-from pipelines.view_draws import ViewSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.view_sources import open_views
 
 torch.cuda.set_device(1)

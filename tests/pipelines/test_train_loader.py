@@ -14,14 +14,14 @@ import torch
 
 from pipelines import augment_reference, decode_reference, mix_reference
 from pipelines.batch import Batch
-from pipelines.beton_reader import BetonFile
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.images_cpu import CpuImages
-from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import open_views
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.3)

@@ -11,10 +11,10 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits
 
-from pipelines.beton_reader import BetonFile
-from pipelines.colour_draws import ColourDraws
+from pipelines.beton.reader import BetonFile
+from pipelines.draws.colours import ColourDraws
+from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewDraws, ViewSettings
 from pipelines.view_sources import DecodedViews, ResidentViews, open_views
 
 INDICES = np.array([13, 2, 22, 2, 0, 7, 18], np.int64)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.cifar_files import CIFAR10
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.sources.cifar_files import CIFAR10
 from tools.convert_datasets import main
 
 SOURCES = [

@@ -12,16 +12,16 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.page_cache import resident_share
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_reader import BetonFile, open_beton
-from pipelines.beton_writer import write_beton
-from pipelines.conversion import convert_images
-from pipelines.conversion_settings import ConversionSettings
-from pipelines.digits import digits_split
-from pipelines.image_bytes import ImageSettings
-from pipelines.network_files import NETWORK_FILE_SYSTEMS, file_system_type
-from pipelines.sources import from_rows
-from pipelines.staging import stage_beton
+from pipelines.beton.format import SMALLEST_PAGE
+from pipelines.beton.network_files import NETWORK_FILE_SYSTEMS, file_system_type
+from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.staging import stage_beton
+from pipelines.beton.writer import write_beton
+from pipelines.conversion.convert import convert_images
+from pipelines.conversion.image_bytes import ImageSettings
+from pipelines.conversion.settings import ConversionSettings
+from pipelines.sources.digits import digits_split
+from pipelines.sources.image_list import from_rows
 from tools.doctor import file_system_finding, gpu_findings, main, memory_finding, staged_finding
 from tools.doctor_bottleneck import Rates, bottleneck
 from tools.doctor_gpu import (

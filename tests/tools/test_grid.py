@@ -17,9 +17,9 @@ import psutil
 import pytest
 from scipy import stats
 
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_writer import write_beton
-from pipelines.digits import digits_split
+from pipelines.beton.format import SMALLEST_PAGE
+from pipelines.beton.writer import write_beton
+from pipelines.sources.digits import digits_split
 from pipelines.user_error import UserError
 from tools.grid import last_words, main, slots_for, visible_gpus
 from tools.grid_runs import parse_axis, plan_runs

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_writer import write_beton
-from pipelines.digits import digits_split
+from pipelines.beton.format import SMALLEST_PAGE
+from pipelines.beton.writer import write_beton
+from pipelines.sources.digits import digits_split
 from tools.preview import main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipelines.beton_format import SMALLEST_PAGE
-from pipelines.beton_writer import write_beton
-from pipelines.conversion import convert_images
-from pipelines.conversion_settings import ConversionSettings
-from pipelines.digits import digits_split
-from pipelines.image_bytes import ImageSettings
-from pipelines.sources import from_rows
+from pipelines.beton.format import SMALLEST_PAGE
+from pipelines.beton.writer import write_beton
+from pipelines.conversion.convert import convert_images
+from pipelines.conversion.image_bytes import ImageSettings
+from pipelines.conversion.settings import ConversionSettings
+from pipelines.sources.digits import digits_split
+from pipelines.sources.image_list import from_rows
 from training.model import build_model
 from training.process_group import leave_group
 from training.train import main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.beton_reader import BetonFile, open_beton
+from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import PairedLoader, PlainLoader, TrainLoader

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.mixing_draws import MixSettings
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from training.config import (
     CheckpointConfig,
     Config,

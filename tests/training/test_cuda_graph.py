@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
+from pipelines.draws.mixing import MixSettings
+from pipelines.draws.views import ViewSettings
 from pipelines.images_cpu import CpuImages
-from pipelines.mixing_draws import MixSettings
 from pipelines.rank_slice import RankSlice
-from pipelines.resident_loader import ResidentLoader
+from pipelines.resident.loader import ResidentLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import LoaderSettings, PairedLoader, PlainLoader, TrainLoader
 from pipelines.user_error import UserError
-from pipelines.view_draws import ViewSettings
 from pipelines.view_sources import open_views
 from training.backbones import Backbone
 from training.command_line import build_parser, parse_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.resident_loader import ResidentLoader
+from pipelines.resident.loader import ResidentLoader
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import TrainLoader
 from training.build import build_trainer, open_betons

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.beton_reader import open_beton
+from pipelines.beton.reader import open_beton
 from pipelines.rank_slice import RankSlice
 from pipelines.thread_pool import ThreadPool
 from pipelines.train_loader import PairedLoader

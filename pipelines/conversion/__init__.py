@@ -1,0 +1,1 @@
+"""A list of images to a beton."""

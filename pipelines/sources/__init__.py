@@ -1,0 +1,1 @@
+"""Data sets before conversion, as lists of (image, label)."""
