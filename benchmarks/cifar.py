@@ -24,9 +24,9 @@ from benchmarks.command import Command, whole
 from benchmarks.measurement import Row, row_of
 from benchmarks.progress import Progress
 from benchmarks.results import Results
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.draws.views import ViewSettings
 from pipelines.sources.image_list import from_rows
 from pipelines.sources.long_tail import exponential_counts

@@ -16,7 +16,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.measurement import NONE, Case, Row, row_of, values_in_turn
-from pipelines.conversion.image_bytes import EncodedImage, ImageSettings, encode_image
+from pipelines.beton.encoded_image import EncodedImage
+from pipelines.conversion.image_bytes import ImageSettings, encode_image
 
 SIZES = (256, 384, 500, 800, None)
 """None keeps the source's."""

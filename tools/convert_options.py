@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import SMALLEST_PAGE
 from pipelines.beton.manifest import Setting, manifest_path
 from pipelines.beton.reader import open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.conversion.convert import convert_images
-from pipelines.conversion.image_bytes import CHECKS, EncodedImage, ImageSettings
+from pipelines.conversion.image_bytes import CHECKS, ImageSettings
 from pipelines.conversion.settings import ConversionSettings
 from pipelines.conversion.skipped_rows import skipped_path
 from pipelines.sources.image_list import ImageList

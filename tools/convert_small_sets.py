@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.manifest import Setting
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.cifar_files import CIFAR10, CIFAR100, CifarFormat, unpublished_files
 from pipelines.sources.cifar_long_tail import SUBSETS, cifar_split
 from pipelines.sources.image_list import ImageList

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipelines.beton import format as layout
 from pipelines.beton.manifest import Checksums, Region, Tables
-from pipelines.conversion.row_order import CHUNK, RowOrder, chunks_of, joined_paths
 from pipelines.sources.image_list import ImageList
+from pipelines.sources.row_order import CHUNK, RowOrder, chunks_of, joined_paths
 
 
 @dataclass(frozen=True, kw_only=True)

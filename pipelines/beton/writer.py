@@ -20,6 +20,7 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from pipelines.beton import format as layout
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.journal import PLACED, SKIPPED_MODE, Journal, Progress
 from pipelines.beton.manifest import (
     FORMAT_VERSION,
@@ -34,9 +35,8 @@ from pipelines.beton.manifest import (
 )
 from pipelines.beton.pages import PageWriter
 from pipelines.beton.tables import PlacedImages, WrittenPages, write_tables
-from pipelines.conversion.image_bytes import EncodedImage
-from pipelines.conversion.row_order import RowOrder
 from pipelines.sources.image_list import ImageList
+from pipelines.sources.row_order import RowOrder
 from pipelines.user_error import UserError
 from pipelines.whole_file import bring_to_disk, partial_file, publish
 

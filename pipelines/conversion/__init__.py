@@ -1,1 +1,1 @@
-"""A list of images to a beton."""
+"""A list of images to a beton, and whether a beton is still what was written."""

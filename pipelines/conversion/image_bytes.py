@@ -9,13 +9,13 @@ one kind of image only.
 from __future__ import annotations
 
 import os
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 from PIL import Image
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import JPEG_MODE
 from pipelines.conversion.source_pixels import (
     REPLACE,
@@ -34,25 +34,6 @@ from pipelines.user_error import UserError
 CHECKS = ("markers", "codes", "decode")
 LONGEST_SIDE = 65_500
 """Pixels: libjpeg writes no longer one."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """The bytes of one sample, as the beton holds them."""
-
-    data: bytes
-    """A JPEG file, or RGB pixels row by row."""
-    mode: int
-    """JPEG_MODE or RAW_MODE."""
-    width: int
-    height: int
-    copied: bool
-    """Whether the bytes are the source file's own."""
-    crc32: int = field(init=False)
-    """Of the bytes: computed where the image is made, so by the thread that made it."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "crc32", zlib.crc32(self.data))
 
 
 @dataclass(frozen=True, kw_only=True)

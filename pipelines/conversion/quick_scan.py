@@ -18,8 +18,8 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from pipelines.conversion.image_bytes import header_fault
-from pipelines.conversion.row_order import RowOrder
 from pipelines.sources.image_list import ImageList
+from pipelines.sources.row_order import RowOrder
 from pipelines.user_error import UserError
 
 ROWS = 512

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.journal import Journal
 from pipelines.beton.writer import BetonWriter
-from pipelines.conversion.image_bytes import EncodedImage, encode_image
+from pipelines.conversion.image_bytes import encode_image
 from pipelines.conversion.quick_scan import FoundFiles, Threads, in_turn
-from pipelines.conversion.row_order import RowOrder
 from pipelines.conversion.settings import ConversionSettings
 from pipelines.sources.image_list import ImageList
+from pipelines.sources.row_order import RowOrder
 from pipelines.user_error import UserError
 
 NOTE_SECONDS = 0.25

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.cifar_files import SIDE, CifarFormat, CifarSplit, read_cifar
 from pipelines.sources.image_list import ImageList, from_rows
 from pipelines.sources.long_tail import exponential_counts

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.image_list import ImageList, from_rows
 from pipelines.user_error import UserError
 

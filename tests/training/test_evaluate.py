@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from scipy import sparse, stats
 from sklearn import metrics
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE, SMALLEST_PAGE
 from pipelines.beton.reader import open_beton
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.image_list import from_rows
 from training.evaluate import main
 from training.model import build_model

@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE, SMALLEST_PAGE
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.image_list import from_rows
 from training.checkpoint import load_checkpoint
 from training.train import main

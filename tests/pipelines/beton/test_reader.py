@@ -17,10 +17,10 @@ from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata
 from ffcv.writer import DatasetWriter
 from PIL import Image
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import JPEG_MODE, RAW_MODE
 from pipelines.beton.reader import open_beton
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.image_list import from_rows
 from pipelines.user_error import UserError
 

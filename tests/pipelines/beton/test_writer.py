@@ -19,11 +19,11 @@ from ffcv.reader import Reader
 from PIL import Image
 
 from pipelines.beton import writer as beton_writer
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import JPEG_MODE, RAW_MODE
 from pipelines.beton.manifest import read_manifest
 from pipelines.beton.reader import open_beton
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.sources.image_list import ImageList, from_rows
 from pipelines.user_error import UserError
 
@@ -213,7 +213,7 @@ def test_killed_writer_leaves_nothing_that_opens(tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         from pipelines.beton.writer import write_beton
-        from pipelines.conversion.image_bytes import EncodedImage
+        from pipelines.beton.encoded_image import EncodedImage
         from pipelines.sources.image_list import from_rows
         def images():
             for i in range(8):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE, SMALLEST_PAGE
 from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.beton.writer import write_beton
-from pipelines.conversion.image_bytes import EncodedImage
 from pipelines.draws.mixing import MixSettings
 from pipelines.draws.views import ViewSettings
 from pipelines.images_cpu import CpuImages

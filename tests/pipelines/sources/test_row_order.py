@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.conversion import row_order
-from pipelines.conversion.row_order import RowOrder, chunks_of, joined_paths
+from pipelines.sources import row_order
 from pipelines.sources.image_list import from_rows
+from pipelines.sources.row_order import RowOrder, chunks_of, joined_paths
 
 
 @pytest.mark.parametrize("n", [1, 2, 37, 1000])
