@@ -77,15 +77,21 @@ def make_model() -> LongTailModel:
 
 
 def make_step(
-    kind: type[TrainStep], method: str, digits: Path, device: torch.device, *, fixed_lr: bool
+    kind: type[TrainStep],
+    method: str,
+    digits: Path,
+    device: torch.device,
+    *,
+    fixed_lr: bool,
+    precision: torch.dtype = torch.float32,
 ) -> TrainStep:
     counts = torch.from_numpy(open_beton(digits / "train.beton").counts).to(device)
     model = make_model().to(device).to(memory_format=torch.channels_last)
     objective = build_objective(method, counts, GlmcSettings(gamma=2.0))
     model.train_layers(objective.trained_layers)
     lr = 0.02 if fixed_lr else torch.tensor(0.02, device=device)
-    optimizer = build_sgd(model.parameters(), "auto", torch.float32, lr=lr, momentum=0.9, weight_decay=5e-4)
-    return kind(model, objective, optimizer, objective.views, device, torch.float32)
+    optimizer = build_sgd(model.parameters(), "auto", precision, lr=lr, momentum=0.9, weight_decay=5e-4)
+    return kind(model, objective, optimizer, objective.views, device, precision)
 
 
 def train(step: TrainStep, loader: TrainLoader | ResidentLoader, device: torch.device) -> list[float]:
@@ -206,7 +212,7 @@ def test_a_replay_does_not_wait_for_the_device(digits: Path, pool: ThreadPool) -
     loader = open_loader(digits, pool, "glmc", device)
     beton = open_beton(digits / "train.beton")
     resident = ResidentLoader(loader, beton, pool, dtype=torch.bfloat16, kernel=True)
-    step = make_step(GraphStep, "glmc", digits, device, fixed_lr=False)
+    step = make_step(GraphStep, "glmc", digits, device, fixed_lr=False, precision=torch.bfloat16)
     alpha_now, batches = torch.ones((), device=device), iter(resident.batches())
     for _ in range(EAGER_STEPS + 1):
         step(next(batches), alpha_now)
