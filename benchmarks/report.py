@@ -102,11 +102,12 @@ def joined_rows(stages: Mapping[str, Sequence[Row]]) -> list[Row]:
     """Leave out what two stages say alike; what they say differently gets the stage's name in front.
 
     `convert` measures with more photographs than the others, say, so their sizes are `convert/photographs` and
-    `loader/photographs`.
+    `loader/photographs`; torchvision-v2 mixes in `mix`, and crops and flips in `peers`.
     """
     said = dict.fromkeys(row for rows in stages.values() for row in rows)
     times = Counter((row.name, row.metric) for row in said)
-    ambiguous = {name for (name, _), count in times.items() if count > 1}
+    augmentations = Counter(name for name, _ in {(row.name, row.augmentation) for row in said})
+    ambiguous = {name for (name, _), count in times.items() if count > 1 or augmentations[name] > 1}
     named = [
         replace(row, name=f"{stage}/{row.name}") if row.name in ambiguous else row
         for stage, rows in stages.items()
@@ -122,7 +123,7 @@ def machine_name(machine: Facts) -> str:
 
 
 def _lasting(value: Any) -> Any:
-    """Without what changes from minute to minute."""
+    """Without what changes from minute to minute; a virtual machine's memory may grow as it is used."""
     if isinstance(value, dict):
-        return {key: each for key, each in value.items() if key != "load_average"}
+        return {key: each for key, each in value.items() if key not in ("load_average", "memory_gib")}
     return value

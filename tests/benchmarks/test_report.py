@@ -15,7 +15,13 @@ from benchmarks.report import machine_name, run
 from benchmarks.results import read_json, write_json
 from pipelines.user_error import UserError
 
-MACHINE: Facts = {"cpu": "AMD EPYC", "cores": 2, "gpu": "NVIDIA H200", "load_average": 0.1}
+MACHINE: Facts = {
+    "cpu": "AMD EPYC",
+    "cores": 2,
+    "gpu": "NVIDIA H200",
+    "load_average": 0.1,
+    "memory_gib": 16.0,
+}
 
 
 def row(name: str, metric: str = "pairs_per_second") -> Row:
@@ -37,7 +43,10 @@ def test_stages_are_joined_with_the_tests_and_what_they_share_once(
     photographs = row("photographs", "mean_jpeg_kilobytes")
     write(tmp_path, "peers", [row("ours-cpu"), photographs])
     write(
-        tmp_path, "loader", [row("ours-cpu/threads 2"), photographs], machine={**MACHINE, "load_average": 3.0}
+        tmp_path,
+        "loader",
+        [row("ours-cpu/threads 2"), photographs],
+        machine={**MACHINE, "load_average": 3.0, "memory_gib": 64.0},
     )
     write(tmp_path, "tests", [row_of([11], name="gpu-tests", metric="passed", unit="tests")])
     join(tmp_path, tmp_path / "out")
@@ -80,6 +89,20 @@ def test_what_two_stages_say_differently_is_told_apart(tmp_path: Path) -> None:
         ("ours/byte for byte", "pairs_per_second"): 3,
         ("convert/photographs", "jpeg_kilobytes"): 2048,
         ("convert/photographs", "megapixels"): 1,
+    }
+
+
+def test_what_is_done_to_pictures_in_one_stage_only_is_told_apart(tmp_path: Path) -> None:
+    """`mix` and `peers` both have rows of torchvision-v2, and only the latter crops."""
+    mixing = row_of([70], name="torchvision-v2", metric="microseconds_per_batch", unit="µs")
+    write(tmp_path, "mix", [mixing])
+    write(tmp_path, "peers", [row("torchvision-v2"), row("ours-cpu")])
+    join(tmp_path, tmp_path / "out")
+    [path] = (tmp_path / "out").glob("*.json")
+    assert {(each.name, each.augmentation) for each in read_json(path)["rows"]} == {
+        ("mix/torchvision-v2", "none"),
+        ("peers/torchvision-v2", CROP_FLIP),
+        ("ours-cpu", CROP_FLIP),
     }
 
 
