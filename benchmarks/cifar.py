@@ -149,7 +149,10 @@ class Runs:
     progress: Progress
 
     def time(self, name: str, settings: str, epochs: int) -> list[float]:
-        """Seconds of training up to the end of each epoch, compilation and recording included."""
+        """Seconds of training up to the end of each epoch, compilation and recording included.
+
+        Where a signal ends the run, so it does the benchmark: a part of a run would pass for the whole.
+        """
         print(f"{name}: {epochs} epochs", flush=True)
         torch.compiler.reset()
         config = self.config(name, settings, epochs)
@@ -160,7 +163,8 @@ class Runs:
         steps = len(trainer.loader)
         log = EpochLog(trainer, lambda seconds: self.progress.show(rows_of(name, seconds, steps)))
         trainer.log = log
-        trainer.train()
+        if status := trainer.train():
+            raise SystemExit(status)
         self.progress.keep(rows_of(name, log.seconds, steps))
         return log.seconds
 

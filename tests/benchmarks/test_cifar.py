@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,12 @@ from benchmarks.cifar import (
     rows_of,
     steady,
 )
+from benchmarks.measurement import Row
 from benchmarks.progress import Progress
 from pipelines.beton.reader import open_beton
 from pipelines.thread_pool import ThreadPool
 from tools.benchmark import main
+from training.stop_signals import REQUEUE
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,21 @@ def test_a_gpu_takes_the_published_network_as_a_graph(tmp_path: Path) -> None:
         assert config.run.cuda_graph == (name in GRAPHS)
         assert (config.run.compile == "none") == ("compiled" not in name)
     assert len({config.run.folder for config in configs.values()}) == 4
+
+
+def test_a_run_that_a_signal_ends_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a stage on a borrowed machine is out of time: what was shown says how many epochs it is of."""
+    monkeypatch.setattr("benchmarks.cifar.SECONDS_BETWEEN", 0)
+    written: list[dict[str, float]] = []
+
+    def write(rows: Sequence[Row]) -> None:
+        written.append({row.metric: row.median for row in rows})
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with random_images(20) as path, ThreadPool(1) as pool, pytest.raises(SystemExit, match=str(REQUEUE)):
+        Runs(path, torch.device("cpu"), pool, Progress(write)).time("eager", "eager", 50)
+    assert [each.get("epochs", 0) for each in written] == [0, 1]
 
 
 def test_epochs_are_as_many_as_fit_into_the_time() -> None:
