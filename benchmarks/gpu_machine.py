@@ -1,12 +1,13 @@
 """Whether a machine has what the GPU benchmarks and tests need: `python3 -m benchmarks.gpu_machine [STAGE]...`.
 
 A machine that reaches no package registry lacks some of it. What is missing is named, with what it is for, before a
-stage fails on it in its middle. The stage `tests` needs all of it, so with that one a lack is exit status 1.
+stage fails on it in its middle. The stages of tests need all of it, so with one of them a lack is exit status 1.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import sys
 
@@ -46,6 +47,9 @@ MODULES = {
 }
 """Module -> what needs it, where it comes from. Beside torch and numpy, which this file imports itself, these are all
 that the project imports; a test compares."""
+PARTICULAR = ("numba", "cv2", "nvidia.dali")
+"""Of these, that they are there says little: numba refuses a NumPy that is newer than it, DALI looks for libraries."""
+TEST_STAGES = {"tests", "runs"}
 ROWS_ONLY = ("timm",)
 """Without these a benchmark has a row less, and no test fails."""
 
@@ -56,8 +60,12 @@ def missing(*, for_tests: bool = False) -> list[str]:
     if not torch.cuda.is_available():
         lines.append("no CUDA device: nothing of a GPU can be measured")
     for module, (purpose, origin) in MODULES.items():
-        if not _is_there(module) and not (for_tests and module in ROWS_ONLY):
+        if for_tests and module in ROWS_ONLY:
+            continue
+        if not _is_there(module):
             lines.append(f"no Python module {module}, for {purpose}; it comes from {origin}")
+        elif module in PARTICULAR and (refusal := _refusal(module)):
+            lines.append(f"{module} cannot be imported ({refusal}), for {purpose}; another one comes from {origin}")
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -72,13 +80,22 @@ def _is_there(module: str) -> bool:
         return False
 
 
+def _refusal(module: str) -> str | None:
+    """Why a module cannot be imported, in a line."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # DALI raises whatever its libraries do
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
 def main(stages: list[str]) -> int:
-    """Print the machine and what it lacks; exit status 1 if the stage `tests` is among `stages` and lacks something."""
+    """Print the machine and what it lacks; exit status 1 if a stage of tests is among `stages` and lacks something."""
     for name, value in {**machine(), **versions(), "commit": commit()}.items():
         print(f"{name}: {value}")
     for line in missing():
         print(f"MISSING: {line}")
-    return int("tests" in stages and bool(missing(for_tests=True)))
+    return int(bool(TEST_STAGES & set(stages)) and bool(missing(for_tests=True)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from benchmarks.progress import UNFINISHED
 from benchmarks.results import Results, draw, read_json, table, write_json
 from pipelines.user_error import UserError
 
-STAGES = ("tests", "decode", "loader", "mix", "peers", "step", "settings", "cifar", "convert", "scaling")
+STAGES = (
+    *("tests", "decode", "loader", "mix", "peers", "step", "settings", "cifar", "runs"),
+    *("convert", "scaling"),
+)
 """Names of the files, .json; `settings` is the second half of `step`."""
 DRAWN = (
     "pairs_per_second",

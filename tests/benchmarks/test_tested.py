@@ -41,7 +41,8 @@ def start(folder: Path, text: str) -> subprocess.Popen[bytes]:
     (folder / "test_some.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.tested", "--rows", "rows.json", "."]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    with (folder / "said.txt").open("wb") as said:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=said)
 
 
 def outcomes(folder: Path) -> dict[tuple[str, str], float]:
@@ -51,6 +52,7 @@ def outcomes(folder: Path) -> dict[tuple[str, str], float]:
 def test_outcomes_are_counted_and_failures_named(tmp_path: Path) -> None:
     assert start(tmp_path, SOME).wait(60) == 1
     assert outcomes(tmp_path) == {
+        ("gpu-tests", "selected"): 5,
         ("gpu-tests", "passed"): 1,
         ("gpu-tests", "failed"): 3,
         ("gpu-tests", "skipped"): 1,
@@ -78,3 +80,5 @@ def test_tests_that_were_killed_leave_what_they_had(tmp_path: Path) -> None:
     found = outcomes(tmp_path)
     assert found["tests", "unfinished"] == 1
     assert (found["gpu-tests", "passed"], found["gpu-tests", "failed"]) == (1, 3)
+    assert found["gpu-tests", "selected"] == 6
+    assert "def test_bad(): assert False" in (tmp_path / "said.txt").read_text(), "why, before the end"

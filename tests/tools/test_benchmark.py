@@ -164,7 +164,8 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
     done = subprocess.run(["bash", script, "decode", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (
-        done.stderr == "gpu.sh: no stage train; there are tests decode loader mix peers step settings cifar\n"
+        done.stderr
+        == "gpu.sh: no stage train; there are tests decode loader mix peers step settings cifar runs\n"
     )
 
 
@@ -174,8 +175,9 @@ def test_all_stages_fit_the_loan_of_a_machine(capsys: pytest.CaptureFixture[str]
     stages = re.search(r"^STAGES=\((.*)\)$", text, re.MULTILINE)
     limits = {name: int(seconds) for name, seconds in re.findall(r"\[(\w+)\]=(\d+)", text)}
     commands = {name: command.split() for name, command in re.findall(r"\[(\w+)\]='(.*)'", text)}
-    assert stages is not None and stages[1].split() == list(limits) == ["tests", *commands]
-    assert sum(limits.values()) <= 27 * 60 and max(limits.values()) < 8 * 60
+    assert stages is not None and stages[1].split() == list(limits) == ["tests", *commands, "runs"]
+    by_default = sum(limits.values()) - limits["runs"]
+    assert by_default <= 27 * 60 and max(limits.values()) < 8 * 60
     for name, command in commands.items():
         minutes = float(command[command.index("--minutes") + 1])
         assert limits[name] - 60 < 60 * minutes < limits[name] - 20
@@ -195,10 +197,20 @@ def test_gpu_sh_says_what_the_machine_lacks_and_then_runs_no_test(tmp_path: Path
         assert "MISSING: no CUDA device" in done.stdout
     if "MISSING" in done.stdout:
         assert done.returncode == 1 and "== tests" not in done.stdout
-        assert done.stderr.endswith("gpu.sh: the stage tests cannot run without what is MISSING\n")
+        assert done.stdout.endswith("gpu.sh: the stages tests and runs cannot run without what is MISSING\n")
     else:
         assert "== tests" in done.stdout
-        assert [each.name for each in (tmp_path / "out").iterdir()] == ["tests.json"]
+        assert (tmp_path / "out" / "tests.json").exists()
+    assert (tmp_path / "out" / "gpu-tests.log").read_text() == done.stdout
+
+
+def test_gpu_sh_names_every_file_of_gpu_tests_once() -> None:
+    text = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    [lists] = re.findall(r"^declare -rA TESTS=\((.*?)^\)$", text, re.MULTILINE | re.DOTALL)
+    named = [f"tests/{name}" for name in re.findall(r"\S+/test_\w+\.py", lists.replace("'", " "))]
+    mark = "mark" + ".gpu"  # this file has the mark, too, and is one of them
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if mark in path.read_text()]
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in marked)
 
 
 @pytest.mark.gpu
