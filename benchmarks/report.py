@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     stem = f"{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}"
     path = options.out / f"{stem}.json"
-    write_json(path, rows, machine, first["versions"], first["commit"])
+    versions = {name: version for content in stages.values() for name, version in content["versions"].items()}
+    write_json(path, rows, machine, versions, first["commit"])
     text = table(rows)
     path.with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8")
     print(f"{text}\n\nFigures: {path}\nTable: {path.with_suffix('.txt')}")
@@ -90,11 +92,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_one_machine(folder: Path, stages: dict[str, dict[str, Any]]) -> None:
-    """Refuse files of different machines, versions or commits."""
-    (name, first), *others = stages.items()
-    for other, content in others:
+    """Refuse files of different machines, versions or commits.
+
+    A package that was there for one stage only, as where DALI came with a later call, made no difference to the other.
+    """
+    for (name, one), (other, content) in combinations(stages.items(), 2):
         for key in ("machine", "versions", "commit"):
-            if _lasting(content[key]) != _lasting(first[key]):
+            a, b = _lasting(one[key]), _lasting(content[key])
+            if key == "versions":
+                a, b = ({each: of[each] for each in a.keys() & b.keys()} for of in (a, b))
+            if a != b:
                 raise UserError(
                     f"{folder}: {name}.json and {other}.json differ in {key}; measure both again on one machine "
                     "at one commit"

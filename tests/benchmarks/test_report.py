@@ -106,6 +106,18 @@ def test_what_is_done_to_pictures_in_one_stage_only_is_told_apart(tmp_path: Path
     }
 
 
+def test_a_package_that_came_later_parts_no_stages(tmp_path: Path) -> None:
+    """But two versions of it do, whichever stages have them."""
+    write(tmp_path, "mix", [row("our-kernel")])
+    write(tmp_path, "decode", [row("best/dali-gpu")], versions={"torch": "2.11.0", "dali": "2.4.0"})
+    join(tmp_path, tmp_path / "out")
+    [path] = (tmp_path / "out").glob("*.json")
+    assert read_json(path)["versions"] == {"torch": "2.11.0", "dali": "2.4.0"}
+    write(tmp_path, "step", [row("net")], versions={"torch": "2.11.0", "dali": "2.5.0"})
+    with pytest.raises(UserError, match="decode.json and step.json differ in versions"):
+        join(tmp_path, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("key", "other"),
     [("machine", {**MACHINE, "cores": 4}), ("versions", {"torch": "2.12.0"}), ("commit", "def")],
