@@ -65,7 +65,9 @@ def missing(*, for_tests: bool = False) -> list[str]:
         if not _is_there(module):
             lines.append(f"no Python module {module}, for {purpose}; it comes from {origin}")
         elif module in PARTICULAR and (refusal := _refusal(module)):
-            lines.append(f"{module} cannot be imported ({refusal}), for {purpose}; another one comes from {origin}")
+            lines.append(
+                f"{module} cannot be imported ({refusal}), for {purpose}; another one comes from {origin}"
+            )
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:

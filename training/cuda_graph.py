@@ -7,6 +7,7 @@ epoch (draws, counter, α, learning rate) is memory that the graph reads; nothin
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 import torch
@@ -85,6 +86,7 @@ class GraphStep(TrainStep):
         assert not isinstance(batch, Batch), "a graph would train on this one batch for ever"
         # Gradients of the eager steps must not be what the recorded backward pass adds to.
         self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()  # else graphs and events of an earlier run may be destroyed while this one is recorded
         graph = torch.cuda.CUDAGraph()
         # Only this thread's calls are recorded: another one draws the next epoch into pinned memory meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):

@@ -114,7 +114,7 @@ def test_a_package_that_came_later_parts_no_stages(tmp_path: Path) -> None:
     [path] = (tmp_path / "out").glob("*.json")
     assert read_json(path)["versions"] == {"torch": "2.11.0", "dali": "2.4.0"}
     write(tmp_path, "step", [row("net")], versions={"torch": "2.11.0", "dali": "2.5.0"})
-    with pytest.raises(UserError, match="decode.json and step.json differ in versions"):
+    with pytest.raises(UserError, match=r"decode\.json and step\.json differ in versions"):
         join(tmp_path, tmp_path / "out")
 
 

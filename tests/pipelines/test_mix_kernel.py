@@ -294,7 +294,9 @@ def test_a_gpu_mixes_at_more_than_half_of_its_copy_bandwidth() -> None:
         times = []
         for _ in range(20):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(2_000_000)  # a millisecond, in which the host gets ahead: a launch takes it longer
+            torch.cuda._sleep(
+                2_000_000
+            )  # a millisecond, in which the host gets ahead: a launch takes it longer
             start.record()
             function()
             end.record()
