@@ -21,6 +21,7 @@ from benchmarks.progress import Progress
 from benchmarks.staged_feeds import Staged, open_staged_views
 from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings
+from pipelines.user_error import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ def sweep_gpu(
 ) -> tuple[Candidate, list[str]]:
     """Walk the grid and keep a row of every point; returns the best settings found, and lines on them."""
     grid, time = grid or Grid(), progress.seconds_left()
-    progress.keep(difference_rows(beton, cores, torch.device("cuda")))
+    notes: list[str] = []
+    progress.keep(difference_rows(beton, cores, torch.device("cuda"), notes))
     rates: dict[Point, float] = {}
     left_out = 0
 
@@ -57,9 +59,13 @@ def sweep_gpu(
             if rates and progress.seconds_left() < to_leave:
                 left_out += 1
                 continue
-            # one by one: each holds GPU memory
-            [row] = try_all([dali_candidate(beton, cores, point)], seconds, progress, 1)
-            rates[point] = row.median
+            candidate = dali_candidate(beton, cores, point)
+            try:
+                [row] = try_all([candidate], seconds, progress, 1)  # one by one: each holds GPU memory
+                rates[point] = row.median
+            except (RuntimeError, UserError) as error:  # an engine that fails is no end of the others
+                rates[point] = 0.0
+                notes.append(f"{candidate.name} failed: {' '.join(str(error).split())}")
         return max(rates, key=lambda point: rates[point])
 
     walk = product(grid.thresholds, grid.shares)
@@ -74,7 +80,7 @@ def sweep_gpu(
         *(dali_candidate(beton, cores, best, f"split:{share}") for share in grid.splits),
     ]
     winner = best_of(final, try_all(final, seconds, progress))
-    notes = ["The best is that of the loader alone; `step` says with which one the training is fastest."]
+    notes.append("The best is that of the loader alone; `step` says with which one the training is fastest.")
     if left_out:
         notes.append(f"{left_out} points of the grid were left out for want of time.")
     return winner, notes

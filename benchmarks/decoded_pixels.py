@@ -15,6 +15,7 @@ from benchmarks.measurement import Row, row_of
 from pipelines.beton.reader import BetonFile
 from pipelines.dali_graph import DaliSettings, DaliShape
 from pipelines.decode_dali import DaliDecoder
+from pipelines.user_error import UserError
 
 IMAGES = 64
 DECODERS = {
@@ -25,25 +26,28 @@ DECODERS = {
 ON_CPU = {"DALI on the CPU": DaliSettings()}
 
 
-def difference_rows(beton: BetonFile, threads: int, device: torch.device) -> list[Row]:
-    """Rows of each decoder of the device, in levels of 255, over the middle squares of up to IMAGES images."""
+def difference_rows(beton: BetonFile, threads: int, device: torch.device, notes: list[str]) -> list[Row]:
+    """Rows of each decoder of the device, in levels of 255, over the middle squares of up to IMAGES images.
+
+    One that fails has no rows, but a line in `notes`.
+    """
     indices = np.arange(min(IMAGES, beton.num_images))
     sizes = np.stack([beton.heights[indices], beton.widths[indices]], axis=1).astype(np.int64)
     side = int(sizes.min())
     corners = (sizes - side) // 2
     reference = libjpeg_squares(beton, indices, corners, side)
-    rows = []
+    rows: list[Row] = []
+    samples = [beton.image_bytes(i) for i in indices.tolist()]
+    boxes = np.concatenate([corners, corners + side], axis=1)[:, None].astype(np.float64)
+    no_flips = np.zeros((len(indices), 1), np.bool_)
     for name, settings in (DECODERS if device.type == "cuda" else ON_CPU).items():
         shape = DaliShape(max_batch=len(indices), views=1, size=side, depth=1)
-        decoder = DaliDecoder(shape, settings, threads=threads, device=device)
-        ticket = decoder.schedule(
-            [beton.image_bytes(i) for i in indices.tolist()],
-            np.concatenate([corners, corners + side], axis=1)[:, None].astype(np.float64),
-            np.zeros((len(indices), 1), np.bool_),
-            sizes,
-            crop_first=True,
-        )
-        [squares] = decoder.take(ticket)
+        try:
+            decoder = DaliDecoder(shape, settings, threads=threads, device=device)
+            [squares] = decoder.take(decoder.schedule(samples, boxes, no_flips, sizes, crop_first=True))
+        except (RuntimeError, UserError) as error:
+            notes.append(f"{name} failed: {' '.join(str(error).split())}")
+            continue
         rows += rows_of(name, squares.cpu().numpy(), reference)
         decoder.release([squares])
     return rows

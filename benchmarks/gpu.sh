@@ -87,7 +87,7 @@ stage() {
     if [[ -n ${TESTS[$name]:-} ]]; then
         read -ra files -d '' <<<"${TESTS[$name]}"
         if "$python" -c 'import pytest_timeout' 2>/dev/null; then
-            patience=(--timeout 120)  # so that a test that hangs leaves time to the others
+            patience=(--timeout 150)  # so that a test that hangs leaves time to the others
         fi
         # Ctrl-C, so that pytest still says what failed; -W default: versions are this machine's, not the pinned ones,
         # and a new deprecation is no failure

@@ -10,11 +10,11 @@ import ctypes
 import importlib
 import importlib.util
 import sys
+from contextlib import suppress
 
 import torch
 
 from benchmarks.machine import commit, machine, versions
-from pipelines.jpeg.turbojpeg import LIBRARY
 
 BUNDLE = "shared/gpu's bundle, unpacked"
 WHEEL = "a wheel in .whl/"
@@ -68,11 +68,9 @@ def missing(*, for_tests: bool = False) -> list[str]:
             lines.append(
                 f"{module} cannot be imported ({refusal}), for {purpose}; another one comes from {origin}"
             )
-    try:
-        ctypes.CDLL(LIBRARY)
-    except OSError:
-        lines.append(f"no {LIBRARY}, for decoding on the CPU; it comes from {BUNDLE}")
-    return lines
+    if not for_tests and torch.cuda.is_available() and _is_there("nvidia.dali"):
+        lines += _dali_refusal()  # most tests do without
+    return [*lines, *_turbojpeg_refusal()]
 
 
 def _is_there(module: str) -> bool:
@@ -80,6 +78,28 @@ def _is_there(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # its parent package
         return False
+
+
+def _dali_refusal() -> list[str]:
+    """Why DALI does not decode, where what it is asked by can be imported."""
+    with suppress(ImportError):
+        from benchmarks.dali_trial import refusal_of_dali
+
+        if refusal := refusal_of_dali(torch.device("cuda", 0)):
+            return [f"DALI decodes nothing on this GPU: {refusal}"]
+    return []
+
+
+def _turbojpeg_refusal() -> list[str]:
+    """The library that decodes on the CPU; its module needs numba, whose lack is named by itself."""
+    with suppress(ImportError):
+        from pipelines.jpeg.turbojpeg import LIBRARY
+
+        try:
+            ctypes.CDLL(LIBRARY)
+        except OSError:
+            return [f"no {LIBRARY}, for decoding on the CPU; it comes from {BUNDLE}"]
+    return []
 
 
 def _refusal(module: str) -> str | None:

@@ -19,6 +19,7 @@ from contextlib import closing
 import torch
 
 from benchmarks.command import Command, add_beton_option, whole
+from benchmarks.dali_trial import refusal_of_dali
 from benchmarks.decoder_kernels import ceiling, kernel_milliseconds_per_batch, streams_of
 from benchmarks.matrix_peak import matrix_flops_per_second, training_flops_per_image
 from benchmarks.measurement import CROP_FLIP, Case, Row, row_of, sum_up, values_in_turn
@@ -45,9 +46,12 @@ def run(options: argparse.Namespace) -> Results:
     """Measure the plan until the time is up."""
     device = choose_device("auto", 0)
     on_gpu = device.type == "cuda"
-    plan = (plan_for_gpu if on_gpu else plan_for_cpu)(
-        options.batch or (256 if on_gpu else 16), options.size or (224 if on_gpu else 64)
-    )
+    refusal = refusal_of_dali(device) if on_gpu else None
+    if on_gpu:
+        decoders = DECODERS if refusal is None else ("cpu",)
+        plan = plan_for_gpu(options.batch or 256, options.size or 224, decoders)
+    else:
+        plan = plan_for_cpu(options.batch or 16, options.size or 64)
     progress: Progress = options.progress
     of_peak: Precision = "bf16" if on_gpu else "float32"
     peaks = matrix_flops_per_second(device, PRECISIONS[of_peak])
@@ -64,8 +68,8 @@ def run(options: argparse.Namespace) -> Results:
             return Measured(settings, photographs.beton, device, pool, peak, options.seconds, progress)
 
         left_out = measure_plan(plan, options.rows, measured, Costs(on_gpu), notes)
-    if on_gpu and len(plan.decoders) < len(DECODERS):
-        notes.append("DALI is not installed here: the real data are decoded by CPU threads alone")
+    if refusal is not None:
+        notes.append(f"The real data are decoded by CPU threads alone, for DALI does not: {refusal}")
     if left_out:
         notes.append(f"Left out, for --minutes {options.minutes:g} are over: {', '.join(left_out)}")
     return Results(

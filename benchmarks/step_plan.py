@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +26,7 @@ class Plan:
     """Values of `data.decode` that the real data are decoded with."""
 
 
-def plan_for_gpu(batch: int, size: int) -> Plan:
+def plan_for_gpu(batch: int, size: int, decoders: Sequence[str] = DECODERS) -> Plan:
     """ResNeXt-50 and ResNet-50, as the trainer runs them by default, then what else it could do.
 
     Those that need no compilation take a few seconds, so they come first.
@@ -51,7 +50,7 @@ def plan_for_gpu(batch: int, size: int) -> Plan:
         replace(other, compile="none", precision="fp16"),
         replace(other, compile="none", precision="float32"),
     ]
-    return Plan(real=(base, other), compared=compared, decoders=decoders_here())
+    return Plan(real=(base, other), compared=compared, decoders=decoders)
 
 
 def plan_for_cpu(batch: int, size: int) -> Plan:
@@ -63,15 +62,6 @@ def plan_for_cpu(batch: int, size: int) -> Plan:
         replace(base, implementation="foreach"),
     )
     return Plan(real=[base], compared=[*others, replace(base, batch=max(1, batch // 2))], decoders=("cpu",))
-
-
-def decoders_here() -> Sequence[str]:
-    """Those that this machine has the libraries for."""
-    try:
-        dali = importlib.util.find_spec("nvidia.dali")
-    except ModuleNotFoundError:  # not even the package that it is a part of
-        dali = None
-    return ("cpu",) if dali is None else DECODERS
 
 
 Kind = tuple[bool, bool]

@@ -8,9 +8,10 @@ import torch
 import yaml
 from PIL import Image
 
+from benchmarks.dali_trial import refusal_of_dali
 from benchmarks.decode import METRIC
 from benchmarks.decode_gpu import Grid, cpu_candidate, dali_candidate, sweep_gpu, thread_choices
-from benchmarks.decoded_pixels import difference_rows, libjpeg_squares, rows_of
+from benchmarks.decoded_pixels import DECODERS, difference_rows, libjpeg_squares, rows_of
 from benchmarks.photographs import Photographs
 from benchmarks.progress import Progress
 from benchmarks.staged_feeds import Staged, open_staged_views
@@ -45,7 +46,7 @@ def test_differences_of_pixels_are_summed_up_over_all_samples() -> None:
 
 def test_decoders_are_compared_on_pixels_that_nothing_resized(few: Photographs) -> None:
     """DALI's CPU decoder is libjpeg-turbo too; a crop that is off by a pixel would differ by much more."""
-    rows = {row.metric: row for row in difference_rows(few.beton, 2, torch.device("cpu"))}
+    rows = {row.metric: row for row in difference_rows(few.beton, 2, torch.device("cpu"), [])}
     assert rows["largest_difference"].median == 0
     assert rows["mean_difference"].name == "pixels/DALI on the CPU"
     indices = np.arange(3)
@@ -55,6 +56,23 @@ def test_decoders_are_compared_on_pixels_that_nothing_resized(few: Photographs) 
     ):
         with Image.open(path) as photograph:
             assert np.array_equal(square, np.asarray(photograph)[y : y + 300, x : x + 300])
+
+
+def test_a_decoder_that_fails_has_a_line_instead_of_rows(few: Photographs) -> None:
+    """Here all three do, unless there is a GPU: the others are measured all the same, and the benchmark goes on."""
+    notes: list[str] = []
+    rows = difference_rows(few.beton, 1, torch.device("cuda"), notes)
+    assert {note.partition(" failed: ")[0] for note in notes} | {
+        row.name.removeprefix("pixels/") for row in rows
+    } == set(DECODERS)
+    assert len(notes) + len(rows) / 3 == 3
+    assert torch.cuda.is_available() or len(notes) == 3
+
+
+def test_dali_is_tried_before_it_is_needed() -> None:
+    assert refusal_of_dali(torch.device("cpu")) is None
+    refused = refusal_of_dali(torch.device("cuda", 0))
+    assert torch.cuda.is_available() or (refused is not None and "DALI cannot decode on cuda:0" in refused)
 
 
 def test_threads_are_a_quarter_half_and_all_of_the_cores() -> None:

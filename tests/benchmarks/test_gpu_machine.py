@@ -121,5 +121,5 @@ def test_a_lack_stops_the_tests_alone(
 def test_a_row_that_is_left_out_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu_machine._is_there", lambda module: module != "timm")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert len(missing()) == 1
+    assert ["timm" in line for line in missing()].count(True) == 1
     assert missing(for_tests=True) == []
