@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,11 @@ class _Decoders(threading.local):
 
     def __init__(self) -> None:
         self.boxes = BoxDecoder()
-        self.rows = JpegDecoder()
+
+    @cached_property
+    def rows(self) -> JpegDecoder:
+        """Made when it is needed: sets in memory are trained on without TurboJPEG's library."""
+        return JpegDecoder()
 
 
 _decoders = _Decoders()

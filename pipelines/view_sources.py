@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.augment_cpu import augment_into
+from pipelines.beton.format import RAW_MODE
 from pipelines.beton.reader import BetonFile
 from pipelines.decode_cpu import DecodeError, decode_into
 from pipelines.draws.crops import draw_padded_offsets, draw_resized_boxes
@@ -21,6 +22,7 @@ from pipelines.draws.draw import Draw
 from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.eval_boxes import resize_center_crop_boxes
 from pipelines.resident.images import ResidentImages
+from pipelines.jpeg.turbojpeg import require_library
 from pipelines.user_error import UserError
 
 
@@ -46,6 +48,8 @@ class DecodedViews:
     images_per_task = 4
 
     def __init__(self, beton: BetonFile, settings: ViewSettings) -> None:
+        if (beton.modes != RAW_MODE).any():
+            require_library()  # now, for the first JPEG that needs it may come after hours
         self.beton = beton
         self.settings = settings
 

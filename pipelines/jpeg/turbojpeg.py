@@ -41,7 +41,7 @@ class JpegDecoder:
     """A decompressor and its memory, for one thread."""
 
     def __init__(self) -> None:
-        self._library = _library()
+        self._library = require_library()
         self._handle = self._library.tjInitDecompress()
         self._pixels = np.empty(0, np.uint8)
         self._bytes = np.empty(0, np.uint8)
@@ -139,7 +139,8 @@ def _frame(data: NDArray[np.uint8]) -> int:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def require_library() -> ctypes.CDLL:
+    """Load TurboJPEG's library; a `UserError` where it is not there."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from sklearn.datasets import load_digits
 from pipelines.beton.reader import BetonFile
 from pipelines.draws.colours import ColourDraws
 from pipelines.draws.views import ViewDraws, ViewSettings
+from pipelines.decode_cpu import decode_into
+from pipelines.jpeg.turbojpeg import require_library
 from pipelines.user_error import UserError
 from pipelines.view_sources import DecodedViews, ResidentViews, open_views
 
@@ -206,3 +209,23 @@ def test_an_image_of_another_size_than_the_tables_say_is_named(photographs: Beto
         open_views(beton, ViewSettings(size=16)).training_views(
             how, slice(0, len(INDICES)), np.zeros((1, len(INDICES), 16, 16, 3), np.uint8)
         )
+
+
+def test_turbojpeg_is_asked_for_where_jpegs_are_opened_and_not_before(
+    photographs: BetonFile, digits: BetonFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without it trains on sets in memory; a JPEG of a rarer kind may come in the middle of an epoch."""
+    out = np.zeros((1, 1, SIZE, SIZE, 3), np.uint8)
+    box = np.array([[[0.0, 0, photographs.heights[0], photographs.widths[0]]]])
+    common = [photographs.image_bytes(0)]
+    monkeypatch.setattr("pipelines.jpeg.turbojpeg.LIBRARY", "libnone.so.0")
+    require_library.cache_clear()
+    try:
+        open_views(digits, ViewSettings(size=32, crop="padded"))
+        with pytest.raises(UserError, match=r"libnone\.so\.0 cannot be loaded .* install TurboJPEG"):
+            open_views(photographs, ViewSettings(size=SIZE))
+        with ThreadPoolExecutor(1) as thread:  # a new one, which has no decoders yet
+            thread.submit(decode_into, common, box, np.zeros((1, 1), np.bool_), out).result()
+    finally:
+        require_library.cache_clear()
+    assert out.any()
