@@ -32,13 +32,13 @@ declare -rA BENCHMARK=(
     [cifar]='cifar --minutes 4.5'
 )
 declare -rA TESTS=(  # files with the mark gpu, kernels first; runs: those of many processes, a few seconds to start each
-    [tests]='pipelines/test_mix_kernel.py pipelines/test_resident_kernel.py pipelines/test_augment_gpu.py
+    [tests]='pipelines/test_mix_kernel.py pipelines/resident/test_kernel.py pipelines/test_augment_gpu.py
         training/test_step_gpu.py training/test_cuda_graph.py pipelines/test_decode_dali.py
         pipelines/test_gpu_backends.py training/test_loop_waits.py training/test_default_run.py
         pipelines/test_pinned_views.py pipelines/test_mix_reference.py training/test_checkpoint_writer.py
         training/test_process_group.py benchmarks/test_mix.py benchmarks/test_step.py benchmarks/test_decode_gpu.py'
     [runs]='training/test_stops_deterministic.py training/test_ranks.py training/test_eval_decode.py
-        tools/test_benchmark.py'
+        tools/test_benchmark.py tools/test_doctor.py'
 )
 out=${OUT:-benchmarks/results}
 python=${PYTHON:-python3}
@@ -76,8 +76,10 @@ fetch_libraries() {
 keep_machine_code() {
     # A copy whose files are new with every call would have numba compile for half a minute each time: it goes by their
     # times. They become a number that any change of any of them changes.
+    local sources
     if [[ ! -e .git ]]; then
-        touch -d "@$(cat pipelines/*.py | cksum | cut -d ' ' -f 1)" pipelines/*.py
+        mapfile -t sources < <(find pipelines -name '*.py' | sort)
+        touch -d "@$(cat "${sources[@]}" | cksum | cut -d ' ' -f 1)" "${sources[@]}"
     fi
 }
 

@@ -21,8 +21,8 @@ from pipelines.draws.crops import draw_padded_offsets, draw_resized_boxes
 from pipelines.draws.draw import Draw
 from pipelines.draws.views import ViewDraws, ViewSettings
 from pipelines.eval_boxes import resize_center_crop_boxes
-from pipelines.resident.images import ResidentImages
 from pipelines.jpeg.turbojpeg import require_library
+from pipelines.resident.images import ResidentImages
 from pipelines.user_error import UserError
 
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits
 
 from pipelines.beton.reader import BetonFile
+from pipelines.decode_cpu import decode_into
 from pipelines.draws.colours import ColourDraws
 from pipelines.draws.views import ViewDraws, ViewSettings
-from pipelines.decode_cpu import decode_into
 from pipelines.jpeg.turbojpeg import require_library
 from pipelines.user_error import UserError
 from pipelines.view_sources import DecodedViews, ResidentViews, open_views
