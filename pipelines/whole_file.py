@@ -20,6 +20,9 @@ from typing import BinaryIO
 
 from pipelines.user_error import UserError
 
+PARTIAL = ".partial"
+"""How hidden names end."""
+
 
 def check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists (unless `overwrite`), is a folder, or whose folder does not exist."""
@@ -112,7 +115,7 @@ def _is_named(file: BinaryIO, hidden: Path) -> bool:
 
 def hidden_path(path: Path) -> Path:
     """Return where `path` is written until it is whole."""
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name}{PARTIAL}")
 
 
 def _open_locked(hidden: Path, path: Path) -> BinaryIO:

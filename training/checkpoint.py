@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
 from pipelines.user_error import UserError
 from pipelines.whole_file import hidden_path, publish
+from training.disk_errors import disk_errors
 
 
 @dataclass
@@ -49,11 +49,16 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write whole or not at all: under a hidden name, flushed to disk, then renamed."""
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with hidden_path(path).open("wb") as file:
-            torch.save(vars(checkpoint), file)
-            publish(file, path)
+    hidden = hidden_path(path)
+    with disk_errors(path, "the checkpoint"):
+        path.parent.mkdir(exist_ok=True)  # without its parents: a run folder that was taken away stays away
+        try:
+            with hidden.open("wb") as file:
+                torch.save(vars(checkpoint), file)
+                publish(file, path)
+        except BaseException:
+            hidden.unlink(missing_ok=True)  # on a full disk its room is needed
+            raise
 
 
 def give_name(checkpoint: Path, name: Path) -> None:
@@ -61,7 +66,7 @@ def give_name(checkpoint: Path, name: Path) -> None:
 
     A hard link where the file system has them, else a copy.
     """
-    with _disk_errors(name):
+    with disk_errors(name, "the checkpoint"):
         hidden = hidden_path(name)
         hidden.unlink(missing_ok=True)
         try:
@@ -70,17 +75,6 @@ def give_name(checkpoint: Path, name: Path) -> None:
             shutil.copyfile(checkpoint, hidden)
         with hidden.open("r+b") as file:
             publish(file, name)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise UserError(
-            f"{path}: cannot write the checkpoint: {reason}; make room, or mend the folder"
-        ) from None
 
 
 class TornCheckpointError(UserError):
@@ -102,6 +96,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise UserError(f"{path}: cannot open the checkpoint: {error.strerror}") from None
     with file:
         try:
+            _check_sums(file)
             return Checkpoint(**torch.load(file, map_location=device, weights_only=True))
         except Exception as error:  # fed with a torn or a foreign file, PyTorch's reader raises anything
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's fault, not the file's
@@ -109,6 +104,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             raise TornCheckpointError(
                 f"{path} is not a whole checkpoint of fasttail ({type(error).__name__}); remove it or use another"
             ) from None
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Read the file against its checksums, which PyTorch's reader leaves out: a flipped bit would become a weight."""
+    with ZipFile(file) as archive:
+        if name := archive.testzip():
+            raise BadZipFile(name)
+    file.seek(0)
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pipelines.whole_file import partial_file, publish
+
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = "another process is writing this file; wait for it, or end it"
 WRITER = """
@@ -53,3 +57,23 @@ def test_writers_at_once_write_whole_files_or_are_told_of_another(tmp_path: Path
     assert all(each.keys() <= {"written", BUSY} for each in ended), ended
     assert sum(each.get("written", 0) for each in ended) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_name_is_given_between_the_bytes_and_the_entry_of_the_folder_reaching_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel is asked to bring to the disk, by the name that it has at that moment, and its size."""
+    fsync, asked = os.fsync, list[tuple[str, int]]()
+
+    def noting(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        asked.append((name.name, name.stat().st_size if name.is_file() else 0))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    path = tmp_path / "file"
+    with partial_file(path, overwrite=False) as file:
+        file.write(b"abc")
+        publish(file, path)
+    assert asked == [(".file.partial", 3), (tmp_path.name, 0)]
+    assert path.read_bytes() == b"abc"

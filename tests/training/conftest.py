@@ -258,6 +258,19 @@ def recount() -> Callable[[Path], tuple[dict[str, list[int]], float]]:
 
 
 @pytest.fixture
+def brought_to_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of each file and folder that this process has waited for the disk with, when it did."""
+    fsync, names = os.fsync, list[str]()
+
+    def noting(descriptor: int) -> None:
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    return names
+
+
+@pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
     """A group of this process alone."""
     store = f"file://{tmp_path / 'store'}"

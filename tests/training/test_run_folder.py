@@ -88,6 +88,18 @@ def test_the_same_settings_go_on_and_those_of_speed_may_change(tmp_path: Path) -
         assert checkpoint.step == 7
 
 
+def test_a_torn_file_of_two_names_is_complained_of_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    save(folder, CONFIG)
+    folder.last.rename(folder.of_step(7))
+    folder.of_step(9).write_bytes(b"torn")
+    folder.last.hardlink_to(folder.of_step(9))
+    with pytest.warns(UserWarning, match=r"last\.pt is not a whole checkpoint") as warned:
+        checkpoint = folder.checkpoint_to_continue(CONFIG, CPU)
+    assert checkpoint is not None
+    assert (checkpoint.step, len(warned)) == (7, 1)
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     save(folder, CONFIG)
