@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from pipelines.whole_file import bring_to_disk
+from pipelines.whole_file import PARTIAL, bring_to_disk
 from training.checkpoint import Checkpoint, give_name, save_checkpoint
+from training.disk_errors import disk_errors
 from training.run_folder import RunFolder
 
 SECONDS_A_MINUTE = 60
@@ -30,6 +31,10 @@ class CheckpointWriter:
         self._keep = keep
         # files beyond the step that the run goes on from could not be read, or belong to a history that is no more
         self._stale = [path for step, path in folder.of_steps().items() if step > first_step]
+        for unfinished in folder.checkpoints.glob(
+            f".*{PARTIAL}"
+        ):  # of a process that was killed while it wrote
+            unfinished.unlink()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._last_save = time.monotonic()
@@ -65,14 +70,15 @@ class CheckpointWriter:
     def _write(self, checkpoint: Checkpoint, copied: torch.cuda.Event | None, is_best: bool) -> None:
         if copied is not None:
             checkpoint = on_host(checkpoint, copied)
-        with suppress(FileNotFoundError), self._folder.metrics.open("ab") as metrics:
+        log = self._folder.metrics
+        with disk_errors(log, "the log"), suppress(FileNotFoundError), log.open("ab") as metrics:
             bring_to_disk(metrics)  # the log never ends before the checkpoint
         path = self._folder.of_step(checkpoint.step)
         self._stale = [each for each in self._stale if each != path]
         save_checkpoint(checkpoint, path)
-        give_name(path, self._folder.last)
-        if is_best:
+        if is_best:  # before the name that a run goes on from: it would not come back to this epoch
             give_name(path, self._folder.best)
+        give_name(path, self._folder.last)
         of_this_history = [each for each in self._folder.of_steps().values() if each not in self._stale]
         for superfluous in {*self._stale, *of_this_history[self._keep :]}:
             superfluous.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ def make_writer(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "run").mkdir()
     return RunFolder(tmp_path / "run")
 
 
@@ -71,6 +72,18 @@ def test_the_newest_and_the_best_are_kept(folder: RunFolder, writer: CheckpointW
         assert saved.step == step
         assert saved.model["weight"].tolist() == [step] * 1000
         assert saved.metrics["sums"]["loss"] == 1.5
+
+
+def test_the_log_and_every_name_are_on_the_disk_in_this_order(
+    folder: RunFolder, writer: CheckpointWriter, brought_to_disk: list[str]
+) -> None:
+    """After a power cut no name stands for less than the whole, and no checkpoint is ahead of the log."""
+    folder.metrics.write_text("{}\n")
+    writer.save(make_checkpoint(3), is_best=True)
+    writer.wait()
+    files, folders = brought_to_disk[:1] + brought_to_disk[1::2], brought_to_disk[2::2]
+    assert files == ["metrics.jsonl", ".step_00000003.pt.partial", ".best.pt.partial", ".last.pt.partial"]
+    assert folders == ["checkpoints"] * 3
 
 
 def test_what_is_written_is_what_it_was_at_the_call(folder: RunFolder, writer: CheckpointWriter) -> None:
@@ -160,6 +173,42 @@ def test_a_step_written_again_stays(folder: RunFolder) -> None:
     assert names(folder) == ["last.pt", "step_00000011.pt"]
     assert load_checkpoint(folder.of_step(11)).step == 11
     writer.close()
+
+
+def test_what_a_killed_process_left_half_written_goes(folder: RunFolder) -> None:
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / ".step_00000004.pt.partial").write_bytes(b"half")
+    make_writer(folder).close()
+    assert names(folder) == []
+
+
+def test_ended_between_two_names_a_run_comes_back_to_its_best_epoch(
+    folder: RunFolder, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`best.pt` is there before `last.pt` says that it is: the epoch is trained again, and finds it so."""
+    writer.save(make_checkpoint(3), is_best=True)
+    writer.wait()
+
+    def killed(path: Path, name: Path) -> None:
+        if name == folder.last:
+            raise UserError("killed")
+        give_name(path, name)
+
+    monkeypatch.setattr(checkpoint_writer, "give_name", killed)
+    writer.save(make_checkpoint(6), is_best=True)
+    with pytest.raises(UserError, match="killed"):
+        writer.wait()
+    assert (load_checkpoint(folder.last).step, load_checkpoint(folder.best).step) == (3, 6)
+
+
+def test_a_run_folder_that_is_taken_away_is_not_made_again(
+    folder: RunFolder, writer: CheckpointWriter
+) -> None:
+    folder.path.rename(folder.path.with_name("moved"))
+    writer.save(make_checkpoint(1), is_best=False)
+    with pytest.raises(UserError, match="cannot write the checkpoint: No such file or directory"):
+        writer.wait()
+    assert not folder.path.exists()
 
 
 def test_a_name_where_links_are_impossible_is_a_copy(tmp_path: Path) -> None:
