@@ -16,6 +16,7 @@ from pipelines.resident.loader import ResidentLoader
 from pipelines.train_loader import TrainLoader
 from pipelines.user_error import UserError
 from training.config import Config
+from training.disk_errors import disk_errors
 from training.run_folder import RunFolder
 
 STREAMS = ("uniform", "reversed")
@@ -42,7 +43,8 @@ def images_of_step(done: int, loader: TrainLoader | ResidentLoader, beton: Beton
 
 def write_bad_steps(steps: list[dict[str, Any]], folder: RunFolder) -> None:
     """Save the images of bad steps, a step an entry."""
-    folder.bad_steps.write_text(json.dumps(steps, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with disk_errors(folder.bad_steps, "the images of the steps that were not finite"):
+        folder.bad_steps.write_text(json.dumps(steps, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def bad_steps_error(steps: list[dict[str, Any]], config: Config, folder: RunFolder) -> UserError:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from pipelines.user_error import UserError
 from training.config import Config
+from training.disk_errors import disk_errors
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -55,7 +56,8 @@ def config_from_dict(settings: dict[str, Any], source: Path) -> Config:
 
 def write_config(config: Config, path: Path) -> None:
     """Save the resolved configuration so that `--config PATH` reads it back."""
-    path.write_text(config_text(config), encoding="utf-8")
+    with disk_errors(path, "the configuration"):
+        path.write_text(config_text(config), encoding="utf-8")
 
 
 def config_text(config: Config) -> str:

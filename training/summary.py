@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.whole_file import hidden_path, publish
 from training.accuracy import MAIN_RULE, SHOT_RULES
+from training.disk_errors import disk_errors
 from training.loop import Trainer
 from training.run_folder import RunFolder
 from training.run_log import read_entries
@@ -44,9 +46,10 @@ def write_summary(trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.clock.total_seconds,
         "versions": trainer.versions,
     }
-    partial = trainer.folder.summary.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    partial.replace(trainer.folder.summary)
+    path = trainer.folder.summary
+    with disk_errors(path, "the summary"), hidden_path(path).open("wb") as file:
+        file.write(f"{json.dumps(summary, indent=1)}\n".encode())
+        publish(file, path)
     return summary
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pipelines.user_error import UserError
 from training.run_log import FolderLog, drop_entries_after, read_entries
 
 ENTRIES = [
@@ -64,6 +68,47 @@ def test_later_steps_and_a_half_written_line_are_dropped(tmp_path: Path, step: i
         drop_entries_after(metrics, step)
         assert read_entries(metrics) == ENTRIES[:kept]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_what_is_cut_back_is_on_the_disk_before_it_replaces_the_log(
+    tmp_path: Path, brought_to_disk: list[str]
+) -> None:
+    """What is kept was on the disk before, and belongs to a checkpoint."""
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(entry) + "\n" for entry in ENTRIES))
+    drop_entries_after(metrics, 2)
+    assert brought_to_disk == [".metrics.jsonl.partial", tmp_path.name]
+
+
+def test_lines_that_cannot_be_read_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    """As a power cut leaves them, where the newest part of a file has its length but not its bytes."""
+    metrics = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(entry).encode() + b"\n" for entry in ENTRIES]
+    metrics.write_bytes(lines[0] + bytes(30) + b"\xff" + lines[1] + lines[2] + b"3\n")
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: line 2 cannot be read and is left out"):
+        drop_entries_after(metrics, 4)
+    assert read_entries(metrics) == [ENTRIES[0], ENTRIES[2]]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # TensorBoard's own thread
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    """The kernel refuses to let a file grow past 2,000 bytes, as it refuses on a full disk."""
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), set(threading.enumerate())
+    log = FolderLog(tmp_path, first_step=0, total_steps=9)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write (the log|TensorBoard's events): File too large"):
+            for _ in range(100):
+                log.write(ENTRIES[0])
+        log.bar.close()
+        with suppress(UserError):  # where its thread has failed
+            log.close()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(0 if "tqdm" in thread.name else 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_without_a_file_there_is_nothing_to_drop(tmp_path: Path) -> None:
