@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pipelines.user_error import UserError
+from pipelines.whole_file import hidden_path
 from training.report_classes import draw_class_accuracy, draw_classifier_norm
 from training.report_curves import draw_alpha, draw_curves, draw_heads, draw_projection_spread
 from training.report_shifts import draw_shifted_priors
@@ -14,29 +16,38 @@ from training.run_record import RunRecord, read_run
 def write_report(folder: Path) -> list[Path]:
     """Draw every picture that fits the run in `folder` into `folder/report` and return their paths.
 
+    That folder appears when all are drawn: whoever sees it need not draw them again.
     Heads need an evaluation, accuracy by class and by test prior need data.test, and the spread of the projection
     is drawn only where the consistency loss trains it. Raises `UserError` for an unfinished run and an unwritable
     folder.
     """
     run = read_run(folder)
-    report = run.folder.report
+    report, drawn = run.folder.report, hidden_path(run.folder.report)
     try:
-        report.mkdir(exist_ok=True)
-        pictures = [
-            draw_class_accuracy(run, report / "class_accuracy.png"),
-            draw_curves(run, report / "curves.png"),
-            draw_alpha(run, report / "alpha.png"),
-            draw_heads(run, report / "heads.png") if run.eval_split else None,
-            draw_shifted_priors(run, report / "shifted_priors.png"),
-            draw_classifier_norm(run, report / "classifier_norm.png"),
-            draw_projection_spread(run, report / "projection_spread.png")
-            if _trains_projection(run)
-            else None,
-        ]
+        if drawn.exists():  # of a process that was killed while it drew
+            shutil.rmtree(drawn)
+        drawn.mkdir()
+        names = [picture.name for picture in _draw(run, drawn)]
+        if report.is_dir():
+            shutil.rmtree(report)
+        drawn.rename(report)
     except OSError as error:
         raise UserError(
             f"{report}: cannot write the pictures ({error.strerror}); make room or mend it"
         ) from None
+    return [report / name for name in names]
+
+
+def _draw(run: RunRecord, folder: Path) -> list[Path]:
+    pictures = [
+        draw_class_accuracy(run, folder / "class_accuracy.png"),
+        draw_curves(run, folder / "curves.png"),
+        draw_alpha(run, folder / "alpha.png"),
+        draw_heads(run, folder / "heads.png") if run.eval_split else None,
+        draw_shifted_priors(run, folder / "shifted_priors.png"),
+        draw_classifier_norm(run, folder / "classifier_norm.png"),
+        draw_projection_spread(run, folder / "projection_spread.png") if _trains_projection(run) else None,
+    ]
     return [picture for picture in pictures if picture is not None]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipelines.user_error import UserError
+from pipelines.whole_file import hidden_path
 from training.checkpoint import Checkpoint, TornCheckpointError, config_differences, load_checkpoint
 from training.config import Config
 
@@ -113,7 +114,7 @@ class RunFolder:
         outputs = [self.outputs(split) for split in ("val", "test")]
         for file in (self.config, self.metrics, self.summary, self.bad_steps, *outputs):
             file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.report, self.path / "tensorboard"):
+        for folder in (self.checkpoints, self.report, hidden_path(self.report), self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def checkpoint_to_continue(self, config: Config, device: torch.device) -> Checkpoint | None:

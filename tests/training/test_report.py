@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from PIL import Image
 
+import training.report
 from pipelines.user_error import UserError
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.report import write_report
@@ -203,12 +206,31 @@ def test_many_classes_are_drawn_as_means() -> None:
     assert np.asarray(means.get_xydata()) == pytest.approx(np.stack([np.arange(4.5, 400, 10)] * 2, axis=1))
 
 
+def test_it_is_there_when_all_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is finished once its report is there, so half of one would stay half."""
+    folder = write_run(tmp_path / "run")
+
+    def full(run: object, path: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.report, "draw_heads", full)
+        with pytest.raises(
+            UserError, match=r"cannot write the pictures \(No space left on device\); make room"
+        ):
+            write_report(folder)
+    assert not (folder / "report").exists()
+    whole = write_report(folder)
+    assert set(whole) == set((folder / "report").iterdir())
+    assert not list(folder.glob("*.partial")) + list(folder.glob(".*"))
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such run folder; train it, or correct the path"):
         write_report(tmp_path / "nowhere")
     folder = write_run(tmp_path / "run")
     (folder / "report").write_text("in the way")
-    with pytest.raises(UserError, match=r"run/report: cannot write the pictures \(File exists\)"):
+    with pytest.raises(UserError, match=r"run/report: cannot write the pictures \(Not a directory\)"):
         write_report(folder)
     (folder / "metrics.jsonl").write_text('{"kind": "train", "ep')
     with pytest.raises(UserError, match=r"metrics.jsonl: cannot be read \(Unterminated string"):
