@@ -116,7 +116,13 @@ def build_trainer(
 
 def checkpoint_of_all(config: Config, folder: RunFolder, group: ProcessGroup) -> Checkpoint | None:
     """What the run goes on from, None for a new one: rank 0 chooses, and the others must read the same."""
-    chosen = folder.checkpoint_to_continue(config, group.device) if group.is_main else None
+    chosen: Checkpoint | None = None
+
+    def choose() -> None:
+        nonlocal chosen
+        chosen = folder.checkpoint_to_continue(config, group.device)
+
+    group.on_main(choose)
     step = group.of_main(-1 if chosen is None else chosen.step)
     return chosen if group.is_main or step < 0 else folder.checkpoint_of_step(step, group.device)
 

@@ -20,7 +20,10 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 PATIENCE = timedelta(minutes=10)
 """How long ranks wait for one another, from the first to the last that starts."""
+CONNECT_PATIENCE = timedelta(minutes=1)
+"""For the agents' store, which is there before any rank is: without an answer the agent has been killed."""
 POLL_SECONDS = 0.02
+FIRST_START = "fasttail/first start"
 
 
 def agent_store() -> Store | None:
@@ -28,7 +31,25 @@ def agent_store() -> Store | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(host, port, is_master=False, timeout=PATIENCE)
+    store = TCPStore(host, port, is_master=False, timeout=CONNECT_PATIENCE)
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def is_started_again() -> bool:
+    """Whether an earlier start of the same job has called `note_first_start`: torchrun or Slurm repeats its command.
+
+    The agents' store outlives the processes; a job that Slurm has queued again has none, but is told so.
+    """
+    store = agent_store()
+    again = store is not None and store.check([FIRST_START])
+    return again or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def note_first_start() -> None:
+    """Let later starts know that what only the first one does is done."""
+    if store := agent_store():
+        store.set(FIRST_START, "done")
 
 
 def store_of_this_start(store: Store, rank: int, world_size: int) -> Store:

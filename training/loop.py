@@ -78,8 +78,8 @@ class Trainer:
         try:
             with StopSignals(self.group) as stop:
                 status = self._train(stop)
-            if self.writer is not None:
-                self.writer.wait()
+                if self.writer is not None:
+                    self.writer.wait()
             if status:
                 self.log.say(f"Stopped by a signal. {self._where_to_go_on()}")
             return status

@@ -7,11 +7,12 @@ they read a few steps later, when it has long arrived: nobody waits for it, and 
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from training.process_group import ProcessGroup
 
@@ -25,6 +26,28 @@ STEPS_A_VOTE = 4
 """Between two sums over ranks: the ranks' hosts cannot drift further apart, and a stop takes twice as long at most."""
 
 STATUS = {signal.SIGTERM: REQUEUE, signal.SIGUSR1: REQUEUE, signal.SIGINT: INTERRUPTED}
+
+
+@contextmanager
+def leave_at_once() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 end the process with `REQUEUE`: before and after the steps nothing is to be saved.
+
+    Without Python's clean-up. Every file is written whole or not at all, and an exception that a handler raises gets
+    lost where it comes in a destructor.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        name = signal.Signals(number).name
+        with suppress(OSError):  # a terminal that is gone
+            os.write(2, f"{name}: nothing had to be saved; the same command goes on\n".encode())
+        os._exit(STATUS[signal.Signals(number)])
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):

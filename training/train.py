@@ -11,20 +11,23 @@ from training.build import build_trainer, open_betons
 from training.checkpoint_writer import CheckpointWriter
 from training.command_line import build_parser, config_text, parse_config, write_config
 from training.evaluation import evaluate
+from training.generation import is_started_again, note_first_start
 from training.loop import Trainer
-from training.process_group import join_process_group
+from training.process_group import ProcessGroup, join_process_group
 from training.rank_messages import rank_name, run_rank_command
 from training.report import write_report
 from training.run_folder import RunFolder
 from training.run_lock import locked_folder
 from training.run_log import FolderLog
 from training.saved_outputs import save_outputs
+from training.stop_signals import leave_at_once
 from training.summary import describe, write_summary
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train the run that the command line describes, or go on with it; returns the exit status."""
-    return run_rank_command("fasttail-train", lambda: _train(arguments))
+    with leave_at_once():
+        return run_rank_command("fasttail-train", lambda: _train(arguments))
 
 
 def _train(arguments: list[str] | None) -> int:
@@ -44,14 +47,16 @@ def _train(arguments: list[str] | None) -> int:
         ExitStack() as held,
     ):
         group.on_main(lambda: take(folder, held))
-        trainer = build_trainer(config, betons, folder, group, pool, anew=flags.restart)
+        anew = flags.restart and not is_repeated(group)
+        trainer = build_trainer(config, betons, folder, group, pool, anew=anew)
         if trainer.is_finished and folder.summary.exists() and folder.report.exists():
             outputs = "; training.evaluate saves its outputs" if flags.save_outputs else ""
             group.say(f"{folder.path} holds this run, finished; --restart begins it anew{outputs}")
             return 0
         if group.is_main:
-            if flags.restart:
+            if anew:
                 folder.clear()  # only now, when nothing of this start can be refused any more
+                note_first_start()
             write_config(config, folder.config)
             group.say(config_text(config))
             if who := rank_name():
@@ -71,11 +76,23 @@ def _train(arguments: list[str] | None) -> int:
             return status
         if flags.save_outputs:
             save_run_outputs(trainer)
-        if group.is_main:
-            summary = write_summary(trainer)
-            pictures = write_report(folder.path)
-            group.say(describe(summary, folder, pictures))
+        group.on_main(lambda: write_results(trainer))
     return 0
+
+
+def is_repeated(group: ProcessGroup) -> bool:
+    """Whether an earlier start of the same job has obeyed --restart, so that this one is to go on; on all ranks."""
+    again = bool(group.of_main(group.is_main and is_started_again()))
+    if again:
+        group.say("This job was started again, and goes on: its first start has obeyed --restart")
+    return again
+
+
+def write_results(trainer: Trainer) -> None:
+    """Write the summary and the report of a run that has come to its end, and say what they hold."""
+    summary = write_summary(trainer)
+    pictures = write_report(trainer.folder.path)
+    trainer.group.say(describe(summary, trainer.folder, pictures))
 
 
 def take(folder: RunFolder, held: ExitStack) -> None:

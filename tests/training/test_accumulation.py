@@ -11,6 +11,7 @@ from pipelines.batch import Batch
 from training.backbones import Backbone
 from training.model import LongTailModel
 from training.objectives import GlmcSettings, build_objective
+from training.process_group import data_parallel
 from training.step import TrainStep
 
 CLASSES, PAIRS, PARTS = 5, 12, 3
@@ -66,7 +67,10 @@ def test_parts_give_the_weights_of_the_whole(passes: int, compiled: bool) -> Non
 def test_ranks_exchange_gradients_once_a_step(process_group: None) -> None:
     """The gradients that DDP hands over are the finished sums, of the last part only."""
     model, alone = make_model(), make_model()
-    wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    wrapped = data_parallel(model)
+    assert isinstance(wrapped, DistributedDataParallel)
+    assert wrapped.gradient_as_bucket_view and not wrapped.broadcast_buffers
+    assert not wrapped.static_graph, "it breaks accumulation and compilation"
     exchanged: list[torch.Tensor] = []
 
     def count(_, bucket):  # without annotations, which DDP compares as objects and here are text

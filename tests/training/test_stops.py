@@ -59,7 +59,7 @@ def seen(
     """All runs, one after the other. A checkpoint is written after each step for which the writer has time."""
     parent = tmp_path_factory.mktemp("runs")
     settings = ["--run.device=cpu", "--run.log_steps=4", "--optim.batch_size=16", "--checkpoint.minutes=1e-9"]
-    plans = [
+    plans: list[dict[str, Any]] = [
         {
             "arguments": options(parent / name, *settings, *OF_RUN.get(name, ()), epochs=EPOCHS),
             "folder": str(parent / name),
@@ -68,7 +68,10 @@ def seen(
         }
         for name, stops in STOPS.items()
     ]
-    return Seen(parent, dict(zip(STOPS, run_with_stops(plans), strict=True)))
+    refused = next(plan for plan in plans if plan["folder"].endswith("two undisturbed"))
+    folder = str(parent / "two refused")  # of its output
+    plans.append({**refused, "arguments": [*refused["arguments"], "--optim.lr=9"], "folder": folder})
+    return Seen(parent, dict(zip([*STOPS, "two refused"], run_with_stops(plans), strict=True)))
 
 
 def test_undisturbed_runs_are_what_the_others_are_compared_with(seen: Seen, result_of: ResultOf) -> None:
@@ -105,6 +108,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(seen: Seen, result_o
     assert len(seen.said("two asked")) == 2, "rank 0 says it"
     stopped = [start["step"] for start in seen.starts["two asked"][:-1]]
     assert any(step % STEPS_AN_EPOCH and step % 5 for step in stopped), "between two lines of the log"
+
+
+def test_what_rank_0_refuses_the_others_leave_in_silence(seen: Seen) -> None:
+    """The folder of a run with other settings: one sentence, and no rank that waits for another or complains of it."""
+    assert seen.statuses("two refused") == [[2, 2]]
+    (said,) = (seen.parent / "two refused.out").read_text().splitlines()
+    assert said.startswith("fasttail-train, rank 0 of 2 on ")
+    assert "holds a run with other settings: optim.lr (0.05 there, 9.0 here)" in said
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(seen: Seen) -> None:

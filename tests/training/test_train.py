@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+import training.train
 from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import RAW_MODE, SMALLEST_PAGE
 from pipelines.beton.writer import write_beton
@@ -204,7 +206,18 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(
     assert snapshot(copied_run) == before
 
 
-def test_restart_begins_anew(copied_run: Path, options: Options) -> None:
+def test_restart_begins_anew(
+    copied_run: Path, options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: torchrun, whose store this process stands in for, repeats the command to go on, and so does Slurm."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    agent = {
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
+    for name, value in agent.items():
+        monkeypatch.setenv(name, value)
     (copied_run / "notes.txt").write_text("mine")
     assert main(options(copied_run, "--restart", method="ce", epochs=1)) == 0
     assert summary(copied_run)["method"] == "ce"
@@ -217,6 +230,43 @@ def test_restart_begins_anew(copied_run: Path, options: Options) -> None:
     )
     assert len(list((copied_run / "tensorboard").iterdir())) == 1
     assert (copied_run / "notes.txt").read_text() == "mine"
+    before = snapshot(copied_run)
+    for queued_again in (False, True):
+        if queued_again:
+            monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+            monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        capsys.readouterr()
+        assert main(options(copied_run, "--restart", method="ce", epochs=1)) == 0
+        assert "its first start has obeyed --restart" in capsys.readouterr().out
+        assert snapshot(copied_run) == before
+
+
+def test_asked_to_stop_before_the_first_step_or_after_the_last_a_run_asks_to_be_started_again(
+    copied_run: Path,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    brought_to_disk: list[str],
+) -> None:
+    shutil.rmtree(copied_run / "report")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    moments = {"build_trainer": signal.SIGTERM, "write_report": signal.SIGUSR1}
+
+    def ended(status: int) -> None:
+        raise SystemExit(status)
+
+    for name, number in moments.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "_exit", ended)
+            patch.setattr(training.train, name, lambda *_, number=number, **__: os.kill(os.getpid(), number))
+            with pytest.raises(SystemExit) as left:
+                main(options(copied_run, epochs=3))
+        assert left.value.code == 75
+        assert f"{number.name}: nothing had to be saved; the same command" in capfd.readouterr().err
+        assert {number: signal.getsignal(number) for number in before} == before
+    assert main(options(copied_run, epochs=3)) == 0
+    assert len(list((copied_run / "report").iterdir())) == 7
+    assert ".summary.json.partial" in brought_to_disk
 
 
 def test_settings_of_the_step_reach_it(tmp_path: Path, options: Options) -> None:
