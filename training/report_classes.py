@@ -118,8 +118,8 @@ def draw_over_classes(axes: Axes, counts: NDArray[np.int64], series: Mapping[str
         axes.plot(x, y, ".", color=colour(position), markersize=2, alpha=alpha, zorder=DOTS)
         bins = list(zip(np.array_split(x, BINS), np.array_split(y, BINS), strict=True))
         means = [(part_x.mean(), part_y.mean()) for part_x, part_y in bins if len(part_x)]
-        line = {"color": colour(position), "linestyle": line_style(position), "zorder": LINES}
-        axes.plot(*zip(*means, strict=True), label=label, linewidth=2, **line)
+        line = axes.plot(*zip(*means, strict=True), color=colour(position), label=label, linewidth=2)[0]
+        line.set(linestyle=line_style(position), zorder=LINES)
 
 
 def accuracy_by_class_axis(axes: Axes) -> None:
