@@ -147,8 +147,9 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_by_hand() -> None:
-    cells = [(("optim.lr", "0.1"),), (("optim.lr", "0.2"),), (("optim.lr", "0.4"),)]
+    cells = [(("optim.lr", lr),) for lr in ("0.1", "0.2", "0.3", "0.4")]
     values = {("0.1", 0): 0.70, ("0.1", 1): 0.74, ("0.1", 2): 0.60, ("0.2", 2): 0.66, ("0.2", 1): 0.75}
+    values["0.3", 1] = 0.9  # one seed in common says nothing of a difference
     rows = [
         {"cell": {"optim.lr": lr}, "seed": seed, **dict.fromkeys(FIGURES, 0.5), "all": value, "few": None}
         for (lr, seed), value in values.items()
@@ -157,13 +158,14 @@ def test_table_by_hand() -> None:
     assert lines[1].split()[:4] == ["optim.lr", "seeds", "All", "Many"]
     assert lines[2].split("  ")[0] == "0.1" and "68.0 ± 7.2" in lines[2] and "-" in lines[2].split()
     assert lines[3].split()[:4] == ["0.2", "2", "70.5", "±"]
-    assert lines[4].split() == ["0.4", "0", *["-"] * len(FIGURES)]
+    assert lines[4].split()[:3] == ["0.3", "1", "90.0"]
+    assert lines[5].split() == ["0.4", "0", *["-"] * len(FIGURES)]
     paired = stats.ttest_rel([0.75, 0.66], [0.74, 0.60]).confidence_interval(0.95)
-    assert lines[5] == (
+    assert lines[6] == (
         f"optim.lr=0.2 - optim.lr=0.1, All: +3.5 points, paired 95 % interval {100 * paired.low:+.1f} to "
         f"{100 * paired.high:+.1f} (Student's t, 2 seeds)"
     )
-    assert len(lines) == 6
+    assert len(lines) == 7
 
 
 def test_what_is_not_started(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
