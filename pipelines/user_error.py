@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -11,7 +13,10 @@ class UserError(ValueError):
 
 
 def run_command(name: str, main: Callable[[], int]) -> int:
-    """Run a command's `main` and return its exit status: 2 after a `UserError`, 130 after Ctrl-C."""
+    """Run a command's `main` and return its exit status: 2 after a `UserError`, 130 after Ctrl-C.
+
+    141, and no word, where nobody reads its output any more, as after `| head`.
+    """
     try:
         return main()
     except UserError as error:
@@ -20,3 +25,8 @@ def run_command(name: str, main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes it once more in the end
+        return 128 + signal.SIGPIPE

@@ -75,7 +75,7 @@ def _locked_file(path: Path, overwrite: bool, remedy: str) -> Iterator[BinaryIO]
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{path}: cannot write: {error.strerror}; free some space, or give another --out{remedy}"
+                f"{path}: cannot write: {error.strerror}; free some space, or write elsewhere{remedy}"
             ) from error
         raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
 

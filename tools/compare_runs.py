@@ -9,8 +9,21 @@ from pathlib import Path
 from pipelines.user_error import UserError, run_command
 from training.accuracy import GROUPS
 from training.report_classes import accuracy_by_class_axis, draw_over_classes, frequency_axes
-from training.report_style import colour, draw_line, epoch_axis, legend_below, new_figure, save, style
+from training.report_style import (
+    colour,
+    draw_line,
+    epoch_axis,
+    fitted_names,
+    legend_below,
+    line_style,
+    new_figure,
+    save,
+    style,
+)
 from training.run_record import COLUMNS, RunRecord, column, read_run
+
+WIDTH, HEIGHT = 8.5, 4.4
+"""Of the pictures, inches; higher where there are many runs to name."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,32 +150,38 @@ def percent(fraction: float | None) -> str:
 
 def draw_class_accuracies(runs: Sequence[RunRecord], path: Path) -> Path:
     """Accuracy of each class in each run over one picture of class frequency."""
-    figure = new_figure(
-        "Accuracy by class", f"Last epoch on data.test. {runs[0].summary['shot_rule']}.", width=8.5
-    )
+    named = [
+        f"{name}, all {percent(each.summary['accuracy']['all'])} %"
+        for name, each in zip(names(runs), runs, strict=True)
+    ]
+    labels, columns, more = fitted_names(named, WIDTH)
+    note = f"Last epoch on data.test. {runs[0].summary['shot_rule']}."
+    figure = new_figure("Accuracy by class", note, width=WIDTH, height=HEIGHT + more)
     axes = frequency_axes(figure, runs[0], {})
     series = {}
-    for name, each in zip(names(runs), runs, strict=True):
+    for label, each in zip(labels, runs, strict=True):
         assert each.class_accuracy is not None, "check_comparable refuses it"
-        label = f"{name}, all {percent(each.summary['accuracy']['all'])} %"
         series[label] = 100 * each.class_accuracy
     draw_over_classes(axes, runs[0].class_counts, series)
     accuracy_by_class_axis(axes)
-    legend_below(axes, columns=2)
+    legend_below(axes, columns)
     return save(figure, path)
 
 
 def draw_accuracies(runs: Sequence[RunRecord], path: Path) -> Path:
     """Accuracy over all test images by epoch, through each run's inference head."""
-    figure = new_figure("Test accuracy by epoch", "Each run through its inference head.")
+    labels, columns, more = fitted_names(names(runs), WIDTH)
+    note = "Each run through its inference head."
+    figure = new_figure("Test accuracy by epoch", note, width=WIDTH, height=HEIGHT + more)
     axes = figure.subplots()
-    for position, (name, each) in enumerate(zip(names(runs), runs, strict=True)):
+    for position, (label, each) in enumerate(zip(labels, runs, strict=True)):
         epochs, values = column(each.evaluations("test", each.summary["inference_head"]), "all")
-        draw_line(axes, epochs, [100 * value for value in values], name, colour(position))
+        percents = [100 * value for value in values]
+        draw_line(axes, epochs, percents, label, colour(position), line_style(position))
     axes.set_ylabel("top-1 accuracy, all test images (%)")
     style(axes)
     epoch_axis(axes)
-    legend_below(axes, columns=2)
+    legend_below(axes, columns)
     return save(figure, path)
 
 

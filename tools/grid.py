@@ -4,7 +4,8 @@
 
 Every run is a `python -m training.train` of its own in a folder of its own under --out. The same command again
 goes on: finished runs are read, unfinished ones continued, failed ones tried once more. Ctrl-C lets the runs
-save and ends them. Two machines with one --out share the work: a run that another process is at is left to it.
+save and ends them. Two machines with one --out share the work: a run that another process is at is left to it, and
+looked at once more when all others have ended.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from pipelines.thread_pool import available_cpus
 from pipelines.user_error import UserError, run_command
-from tools.child_processes import noted_signals, run_side_by_side, start_module
+from tools.child_processes import StopRequest, noted_signals, run_side_by_side, start_module
 from tools.compare_runs import percent
 from tools.grid_runs import GridRun, plan_runs
 from tools.grid_table import grid_table, rows_of, write_rows
 from tools.seed_statistics import parse_seeds
+from training.run_lock import NO_LOCKS
 from training.run_record import read_run
 from training.stop_signals import INTERRUPTED, REQUEUE
 
@@ -44,15 +47,32 @@ class Progress:
     """Environment of what runs in each slot."""
     begun: dict[str, float] = field(default_factory=dict)
     failed: list[GridRun] = field(default_factory=list)
+    left: list[GridRun] = field(default_factory=list)
+    """To another process, which is at them."""
+
+    def go(self, runs: Sequence[GridRun], stop: StopRequest) -> None:
+        """Train the runs, those that are left to another process once more at the end: it may have been stopped."""
+        for queue in (runs, self.left):
+            waiting = list(queue)
+            for ended, status in run_side_by_side(waiting, self.start, len(self.slots), stop):
+                self.ended(ended, status)
 
     def start(self, run: GridRun, slot: int) -> subprocess.Popen[bytes] | None:
         """Start a run unless another process is at it, or has finished it since."""
-        with run.log.open("ab") as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{run.name}: left to another process, which is at it", flush=True)
+        try:
+            log = run.log.open("ab")
+        except OSError as error:  # the others go on
+            self.failed.append(run)
+            print(f"{run.name}: FAILED: {run.log} cannot be written ({error.strerror})", flush=True)
+            return None
+        with log:
+            if not _is_locked(log):
+                if run not in self.left:
+                    self.left.append(run)
+                    print(f"{run.name}: left to another process, which is at it", flush=True)
                 return None
+            if run in self.left:
+                self.left.remove(run)
             if run.is_finished:
                 return None
             print(f"{run.name}: begins{self._where(slot)}", flush=True)
@@ -77,7 +97,7 @@ class Progress:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 if all runs are finished, 1 if some failed."""
+    """Run the command; returns its exit status: 1 if some runs failed, 0 if none is left but to other processes."""
     return run_command("fasttail-grid", lambda: run(arguments))
 
 
@@ -98,17 +118,32 @@ def run(arguments: list[str] | None) -> int:
             f"--out {options.out}: cannot be written ({error.strerror}); choose another"
         ) from None
     with noted_signals() as stop:
-        for ended, status in run_side_by_side(unfinished, progress.start, len(progress.slots), stop):
-            progress.ended(ended, status)
+        progress.go(unfinished, stop)
     rows = rows_of(runs)
     write_rows(rows, options.out / "rows.json")
     cells = list(dict.fromkeys(each.cell for each in runs))
     print("\n" + grid_table(cells, rows))
     print(f"Rows: {options.out / 'rows.json'}")
-    return _status(progress, runs, stop.signals)
+    return exit_status(progress, runs, stop.signals)
 
 
-def _status(progress: Progress, runs: Sequence[GridRun], signals: Sequence[int]) -> int:
+def _is_locked(log: BinaryIO) -> bool:
+    """Whether the run is this process's own now; so it is where the file system has no locks."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def exit_status(progress: Progress, runs: Sequence[GridRun], signals: Sequence[int]) -> int:
+    """Say what is not finished and return the status of the command."""
+    if progress.left:
+        names = ", ".join(run.name for run in progress.left)
+        print(f"Left to other processes: {names}; the same command reads them when those have ended")
     if progress.failed:
         print(f"{len(progress.failed)} of {len(runs)} runs failed")
         return 1
@@ -138,9 +173,13 @@ def slots_for(gpus: Sequence[str], jobs: int | None) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA takes what is named up to the first that does not exist, so the first ones are those that it counts.
+    """
+    count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in named.split(",")][:count] if named else [str(i) for i in range(count)]
 
 
 def last_words(log: Path) -> str:

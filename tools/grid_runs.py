@@ -15,6 +15,7 @@ from pipelines.user_error import UserError
 from training.command_line import build_parser, parse_config
 from training.config import Config
 from training.run_folder import RunFolder, changed_settings
+from training.run_record import read_run
 
 OWN = {
     "run.seed": "give --seeds",
@@ -22,6 +23,8 @@ OWN = {
     "config": "give --config more than once",
 }
 """Settings that a grid makes itself, and what to do instead."""
+LONGEST_NAME = 255
+"""Bytes, of a file on Linux."""
 Cell = tuple[tuple[str, str], ...]
 """What is varied and its value; runs of one cell differ by seed only."""
 
@@ -98,6 +101,7 @@ def plan_runs(
         raise UserError(
             f"two runs would have one folder in {out}: name the configurations or values differently"
         )
+    _check_names(runs)
     _check_betons(runs)
     for run in runs:
         _check_folder(run)
@@ -136,6 +140,15 @@ def _run(cell: Cell, seed: int, config: str, settings: Sequence[str], out: Path)
     return GridRun(cell, seed, folder, tuple(arguments), parsed)
 
 
+def _check_names(runs: Sequence[GridRun]) -> None:
+    for run in runs:
+        if len(run.log.name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{run.name}: a folder cannot have so long a name; put what all runs have in common behind --, "
+                "or into the configuration"
+            )
+
+
 def _check_betons(runs: Sequence[GridRun]) -> None:
     """Open every beton once: a missing one is known before hours of training."""
     data = [run.config.data for run in runs]
@@ -145,7 +158,9 @@ def _check_betons(runs: Sequence[GridRun]) -> None:
 
 
 def _check_folder(run: GridRun) -> None:
-    """Refuse a folder that holds a run with other settings."""
+    """Refuse a folder that holds a run with other settings, and a finished run that cannot be read."""
+    if run.is_finished:
+        read_run(run.folder.path)
     if not run.folder.config.exists():
         return
     try:

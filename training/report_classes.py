@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from training.accuracy import GROUPS
 from training.checkpoint import load_checkpoint
 from training.report_curves import title
-from training.report_style import COLUMN_COLOURS, colour, legend_below, new_figure, save, style
+from training.report_style import (
+    COLUMN_COLOURS,
+    colour,
+    legend_below,
+    line_style,
+    new_figure,
+    save,
+    style,
+)
 from training.run_record import RunRecord
 
 Values = NDArray[np.float64]
@@ -21,6 +29,8 @@ FEW_CLASSES = 60
 """Up to here each class is a visible dot; beyond, a line of means over neighbouring classes carries the picture."""
 BINS = 40
 """Means in that line."""
+DOTS, LINES = 2.0, 3.0
+"""What lies on what: no series' dots hide another's line."""
 
 
 def draw_class_accuracy(run: RunRecord, path: Path) -> Path | None:
@@ -100,12 +110,16 @@ def draw_over_classes(axes: Axes, counts: NDArray[np.int64], series: Mapping[str
         x, y = np.arange(len(order)), values[order]
         x, y = x[~np.isnan(y)], y[~np.isnan(y)]
         if len(order) <= FEW_CLASSES:
-            axes.plot(x, y, "o-", color=colour(position), label=label, markersize=5, linewidth=1)
+            marks = f"o{line_style(position)}"
+            axes.plot(x, y, marks, color=colour(position), label=label, markersize=5, linewidth=1)
             continue
-        axes.plot(x, y, ".", color=colour(position), markersize=2, alpha=0.25)
+        # Few test images a class put thousands of dots on a few levels, which must not look like lines.
+        alpha = max(0.05, min(0.25, 300 / (len(order) * len(series))))
+        axes.plot(x, y, ".", color=colour(position), markersize=2, alpha=alpha, zorder=DOTS)
         bins = list(zip(np.array_split(x, BINS), np.array_split(y, BINS), strict=True))
         means = [(part_x.mean(), part_y.mean()) for part_x, part_y in bins if len(part_x)]
-        axes.plot(*zip(*means, strict=True), color=colour(position), label=label, linewidth=2)
+        line = axes.plot(*zip(*means, strict=True), color=colour(position), label=label, linewidth=2)[0]
+        line.set(linestyle=line_style(position), zorder=LINES)
 
 
 def accuracy_by_class_axis(axes: Axes) -> None:
@@ -127,7 +141,8 @@ def _class_axis(axes: Axes, order: NDArray[np.int64]) -> None:
     elif len(order) <= FEW_CLASSES:
         axes.set_xlabel("rank of the class (the most frequent is 0)")
     else:
-        per_bin = len(order) / BINS
+        few, more = len(order) // BINS, -(-len(order) // BINS)
+        neighbours = f"{few}" if few == more else f"{few} or {more}"
         axes.set_xlabel(
-            f"rank of the class (the most frequent is 0); lines: means of {per_bin:.0f} neighbours"
+            f"rank of the class (the most frequent is 0); lines: means of {neighbours} neighbours"
         )

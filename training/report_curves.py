@@ -53,7 +53,7 @@ def draw_curves(run: RunRecord, path: Path) -> Path:
         epochs, values = run.epoch_means(name)
         if epochs:
             draw_line(losses, epochs, values, label, "#000000" if name == "loss" else colour(position - 1))
-    losses.set_ylabel("training loss, mean over the epoch (nats)")
+    losses.set_ylabel("training loss, mean over the epoch")
     for name in COLUMNS if split else ():
         epochs, values = column(run.evaluations(split, head), name)
         if epochs:

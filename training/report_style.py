@@ -14,6 +14,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, told apart by colour-blind readers too; for runs, heads and parts of a loss."""
 COLUMN_COLOURS = {"all": "#000000", "many": "#0072B2", "medium": "#009E73", "few": "#D55E00"}
 """Of the accuracies, the same in every picture."""
+LINES = ("-", "--", ":", "-.")
+"""Of the first seven, the next seven, and so on, where there are more than colours."""
 GREY = "#8a8a8a"
 DOTS_PER_INCH = 150
 
@@ -37,16 +39,18 @@ def style(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def draw_line(axes: Axes, epochs: Sequence[int], values: Sequence[float], label: str, colour: str) -> None:
+def draw_line(
+    axes: Axes, epochs: Sequence[int], values: Sequence[float], label: str, colour: str, line: str = "-"
+) -> None:
     """A value by epoch; with dots where there are too few epochs for a line to show."""
     marker = "o" if len(epochs) <= 10 else ""
-    axes.plot(epochs, values, label=label, color=colour, linewidth=1.5, marker=marker, markersize=4)
+    axes.plot(epochs, values, line, label=label, color=colour, linewidth=1.5, marker=marker, markersize=4)
 
 
 def epoch_axis(axes: Axes) -> None:
     """Name the axis of epochs and keep its ticks whole."""
     axes.set_xlabel("epoch (the first is 0)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def legend_below(axes: Axes, columns: int) -> None:
@@ -62,9 +66,27 @@ def legend_below(axes: Axes, columns: int) -> None:
     )
 
 
+def fitted_names(names: Sequence[str], width: float) -> tuple[list[str], int, float]:
+    """What a legend of `names` needs under a figure of `width` inches.
+
+    Returns the names, broken where one is longer than the figure is wide, in how many columns they fit (2 at most), and
+    by how many inches the figure must grow for what is more than two lines.
+    """
+    letters = int(11.5 * width)  # a line of the legend's size, a little below what fits
+    broken = [textwrap.fill(name, letters - 6) for name in names]
+    columns = 2 if 2 * (max(map(len, names)) + 6) <= letters else 1
+    lines = sum(name.count("\n") + 1 for name in broken) / columns
+    return broken, columns, 0.2 * max(0.0, lines - 2)
+
+
 def colour(position: int) -> str:
     """The palette, again from its start where it ends."""
     return PALETTE[position % len(PALETTE)]
+
+
+def line_style(position: int) -> str:
+    """Tells apart what has the same colour."""
+    return LINES[position // len(PALETTE) % len(LINES)]
 
 
 def save(figure: Figure, path: Path) -> Path:

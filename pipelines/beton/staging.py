@@ -118,7 +118,7 @@ def _locked(copy: Path) -> Iterator[BinaryIO]:
 
 def _state(copy: Path) -> list[int]:
     status = copy.stat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    return [status.st_ino, status.st_size, status.st_ctime_ns]  # st_mtime_ns can be set back, this cannot
 
 
 def _is_whole(copy: Path, checked: BinaryIO) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tools.compare_runs import main
@@ -101,6 +102,31 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureF
     assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == [str(run) for run in runs]
+
+
+def test_every_name_of_many_runs_is_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names as a grid gives them, one wider than the picture; more runs than there are colours."""
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **b: drawn.append(figure) or save(figure, *a, **b)
+    )
+    long = "config=imagenet_lt_glmc_head,optim.lr=0.05,glmc.gamma=10"
+    runs = [write_run(tmp_path / f"{long},seed={seed}") for seed in range(8)]
+    runs.append(
+        write_run(tmp_path / f"{long},mix.scope=sample,sampler.q=0.2,optim.weight_decay=0.0002,seed=10")
+    )
+    assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0  # warnings are errors
+    assert len(drawn) == 2
+    for figure in drawn:
+        legend = next(axes.get_legend() for axes in figure.axes if axes.get_legend())
+        names = ["".join(text.get_text().split()) for text in legend.get_texts()]
+        assert [name.split(",all")[0] for name in names] == [run.name for run in runs]
+        box, whole = legend.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0
+        looks = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
+        assert len(looks) == len(runs)
+        assert all(axes.get_position().height > 0.4 for axes in figure.axes)
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ def test_full_disk(tmp_path: Path, photos: list[Path], convert: Convert, small_d
     done = convert(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"fasttail-convert: {out}: cannot write: No space left on device; free some space, or give another --out; "
+        f"fasttail-convert: {out}: cannot write: No space left on device; free some space, or write elsewhere; "
         "the same command goes on where this one stopped\n"
     )
     assert out.read_bytes() == b"the earlier file"

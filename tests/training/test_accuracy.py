@@ -162,6 +162,11 @@ def test_all_figures_by_hand() -> None:
     assert result.per_class == [0.9, 0.5, 0.75, 0.25, 0.125, None]
 
 
+def test_the_worst_class_keeps_its_label_behind_a_class_without_images() -> None:
+    result = accuracy_from_counts(counts_of([0, 3, 1, 2], [0, 4, 4, 4]), [9, 8, 7, 6])
+    assert (result.worst, result.worst_class, result.never_right) == (0.25, 2, 0)
+
+
 def test_one_class_that_is_never_right_makes_both_means_zero() -> None:
     result = accuracy_from_counts(counts_of([4, 0, 2, 0], [4, 4, 4, 0]), [9, 8, 7, 6])
     assert (result.geometric_mean, result.harmonic_mean, result.never_right) == (0, 0, 1)

@@ -48,6 +48,14 @@ def test_batches_equal_a_loop_over_images() -> None:
     assert measure(*batches) == pytest.approx(measure(tuple(map(torch.cat, zip(*batches, strict=True)))))
 
 
+def test_many_images_do_not_swallow_one() -> None:
+    """Beyond 2^24 a float32 sum no longer moves by 1; no set is that large, but sums of confidences round before."""
+    bins = new_bins(CPU)
+    bins[14] = 2**24
+    add_confidences(bins, torch.tensor([[90.0, 0.0]]), torch.tensor([0]), torch.tensor([True]))
+    assert bins[14].tolist() == [2**24 + 1] * 3
+
+
 def logits_of(*probabilities: float) -> Tensor:
     """Two classes; the first has these probabilities."""
     first = torch.tensor(probabilities, dtype=torch.float64)

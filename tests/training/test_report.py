@@ -24,6 +24,7 @@ from training.report import write_report
 from training.report_classes import draw_over_classes, frequency_axes, most_frequent_first
 from training.report_curves import best_epoch_note
 from training.report_shifts import draw_shifted_priors
+from training.report_style import colour, draw_line, epoch_axis
 from training.run_record import read_run
 
 SHOT_RULE = "many > 100, medium 20 to 100, few < 20 training images a class"
@@ -223,6 +224,33 @@ def test_it_is_there_when_all_is_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     whole = write_report(folder)
     assert set(whole) == set((folder / "report").iterdir())
     assert not list(folder.glob("*.partial")) + list(folder.glob(".*"))
+
+
+def test_no_dots_hide_a_line_or_look_like_one() -> None:
+    """As with iNaturalist 2018's three test images a class: four levels for thousands of classes."""
+    counts, levels = np.arange(8000, 0, -1), np.arange(8000) % 4 / 3
+    axes = Figure().subplots()
+    draw_over_classes(axes, counts, {"one": levels, "other": levels})
+    dots, lines = axes.lines[::2], axes.lines[1::2]
+    assert max(each.get_zorder() for each in dots) < min(each.get_zorder() for each in lines)
+    assert {each.get_alpha() for each in dots} == {0.05}
+
+
+@pytest.mark.parametrize(("classes", "neighbours"), [(1000, "25"), (100, "2 or 3"), (8142, "203 or 204")])
+def test_a_line_says_how_many_classes_a_mean_is_of(tmp_path: Path, classes: int, neighbours: str) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "class_counts": [7] * classes}))
+    label = frequency_axes(Figure(), read_run(folder), {}).get_xlabel()
+    assert label.endswith(f"lines: means of {neighbours} neighbours")
+
+
+def test_one_epoch_has_one_tick() -> None:
+    axes = Figure().subplots()
+    draw_line(axes, [0], [0.5], "all", colour(0))
+    epoch_axis(axes)
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [0]
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -62,6 +62,21 @@ def test_the_same_accuracy_everywhere_is_the_same_under_every_prior() -> None:
     assert set(shifted_accuracies([0.5] * 4, [60, 50, 70, 55], [9, 8, 7, 6]).values()) == {0.5}
 
 
+def test_the_class_with_the_fewest_test_images_says_how_many_are_kept() -> None:
+    found = shifted_accuracies([0.9, 0.5, 0.1], [12, 5, 30], [7, 70, 700])
+    assert found == shifted_accuracies([0.9, 0.5, 0.1], [5, 5, 5], [7, 70, 700])
+    assert next(iter(found)) == "forward5"
+
+
+def test_classes_of_one_size_are_placed_by_their_labels() -> None:
+    accuracies = np.random.default_rng(0).random(200)
+    found = shifted_accuracies(accuracies.tolist(), [50] * 200, [7, 8] * 100)
+    placed = [*accuracies[1::2], *accuracies[0::2]]
+    assert found["forward50"] == pytest.approx(
+        np.average(placed, weights=kept_images(50, 50, 200)), abs=1e-12
+    )
+
+
 def test_a_factor_that_would_keep_no_image_is_left_out() -> None:
     three = shifted_accuracies([0.5, 0.25], [3, 3], [9, 1])
     assert list(three) == ["forward3", "forward2", "uniform", "backward2", "backward3"]

@@ -6,14 +6,17 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.beton.manifest import manifest_path
 from pipelines.beton.reader import BetonFile, open_beton
-from pipelines.beton.staging import stage_beton, stage_folder, staged_bytes
+from pipelines.beton.staging import _write, stage_beton, stage_folder, staged_bytes
+from pipelines.conversion.verification import Verified, verify_beton
 from pipelines.user_error import UserError
 
 
@@ -103,6 +106,15 @@ def test_damaged_or_torn_copy_is_made_again(far: Path, near: Path) -> None:
     assert digest(manifest_path(copy)) == digest(manifest_path(far))
 
 
+def test_a_change_whose_time_was_set_back_is_seen(far: Path, near: Path) -> None:
+    copy = stage_beton(far, near)
+    before = copy.stat()
+    overwrite_byte(copy, before.st_size // 2)
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert stage_beton(far, near) == copy and digest(copy) == digest(far)
+
+
 def test_touched_but_whole_copy_is_checked_and_kept(
     far: Path, near: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +154,43 @@ def test_too_little_room_is_one_sentence(far: Path, near: Path, monkeypatch: pyt
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"needs .* GB and .*near has room for .* set --data.stage none"):
         stage_beton(far, near)
+
+
+def test_a_copy_in_memory_must_fit_the_memory(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.beton.staging.available_memory", lambda: far.stat().st_size - 1)
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        pytest.raises(UserError, match="has room for"),
+    ):
+        stage_beton(far, Path(folder))
+
+
+def test_a_disk_that_fills_up_on_the_way_is_one_sentence(near: Path) -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(UserError, match=r"near is full: remove older copies there"):
+        _write(descriptor, np.zeros(8, np.uint8), 0, near / "digest" / "train.beton")
+    os.close(descriptor)
+
+
+def test_writes_that_stop_short_go_on(far: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: whole(file, data[:700_001], at))
+    assert digest(stage_beton(far, near)) == digest(far)
+
+
+def test_a_copy_is_not_read_again(far: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def verify(copy: Path, workers: int) -> Verified:
+        asked.append(copy)
+        return verify_beton(copy, workers=workers)
+
+    monkeypatch.setattr("pipelines.beton.staging.verify_beton", verify)
+    copy = stage_beton(far, near)
+    assert stage_beton(far, near) == copy and not asked
+    os.utime(copy)
+    assert stage_beton(far, near) == copy and asked == [copy]
+    assert stage_beton(far, near) == copy and asked == [copy]
 
 
 def test_default_folders_and_those_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
