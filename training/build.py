@@ -82,7 +82,7 @@ def build_trainer(
     measure_cudnn_kernels(group.device)
     model = build_placed_model(config, train.num_classes, group)
     model.train_layers(objective.trained_layers)
-    checkpoint = None if anew else checkpoint_of_all(config, folder, group)
+    checkpoint = None if anew else checkpoint_of_all(config, betons, folder, group)
     if checkpoint is not None:
         load_weights(model, checkpoint, folder.last)
     step = build_step(config, model, objective, group)
@@ -101,7 +101,7 @@ def build_trainer(
         step=step,
         loader=loader,
         eval_loaders=build_eval_loaders(config, betons, ranks, works),
-        train_set=train,
+        betons=betons,
         log=SilentLog(),
         clock=Clock(checkpoint.seconds if checkpoint else 0.0),
         versions=read_versions(),
@@ -114,13 +114,15 @@ def build_trainer(
     return trainer
 
 
-def checkpoint_of_all(config: Config, folder: RunFolder, group: ProcessGroup) -> Checkpoint | None:
+def checkpoint_of_all(
+    config: Config, betons: dict[str, BetonFile], folder: RunFolder, group: ProcessGroup
+) -> Checkpoint | None:
     """What the run goes on from, None for a new one: rank 0 chooses, and the others must read the same."""
     chosen: Checkpoint | None = None
 
     def choose() -> None:
         nonlocal chosen
-        chosen = folder.checkpoint_to_continue(config, group.device)
+        chosen = folder.checkpoint_to_continue(config, betons, group.device)
 
     group.on_main(choose)
     step = group.of_main(-1 if chosen is None else chosen.step)

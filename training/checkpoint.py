@@ -43,6 +43,8 @@ class Checkpoint:
     versions: dict[str, str]
     metrics: dict[str, Any] = field(default_factory=dict)
     """`MeanMetrics.state_dict()`: the losses since the last log entry; empty at the end of an epoch."""
+    data: dict[str, str] = field(default_factory=dict)
+    """`BetonFile.digest` of each beton, by split."""
     bad_in_a_row: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     """0-dim int64: steps up to here whose loss was not finite."""
 

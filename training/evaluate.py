@@ -106,6 +106,11 @@ def open_task(options: argparse.Namespace) -> Task:
             "say which classes are many and few; give its path with --train"
         )
     train, data = open_beton(train_path), open_beton(options.data)
+    if options.train is None and checkpoint.data.get("train", train.digest) != train.digest:
+        raise UserError(
+            f"{train.path} is another file than {options.checkpoint} was trained on, and the counts of its classes say "
+            "which are many and few; give the set it was trained on with --train"
+        )
     classes = len(checkpoint.model.get("conventional_head.bias", ()))
     if train.num_classes != classes:
         raise UserError(

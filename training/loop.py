@@ -48,7 +48,8 @@ class Trainer:
     loader: TrainLoader | ResidentLoader
     eval_loaders: dict[str, EvalLoader]
     """By split: "test", and "val" where the configuration names one."""
-    train_set: BetonFile
+    betons: dict[str, BetonFile]
+    """By split: "train" and those of `eval_loaders`."""
     log: RunLog
     clock: Clock
     versions: dict[str, str]
@@ -67,6 +68,11 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether the last checkpoint was that of the last step."""
         return self.first_step >= self.loader.total_steps
+
+    @property
+    def train_set(self) -> BetonFile:
+        """What is trained on."""
+        return self.betons["train"]
 
     @property
     def class_counts(self) -> NDArray[np.int64]:
@@ -236,6 +242,7 @@ class Trainer:
                 seconds=self.clock.total_seconds,
                 versions=self.versions,
                 metrics=metrics,
+                data={split: beton.digest for split, beton in self.betons.items()},
                 bad_in_a_row=self.step.guard.in_a_row,
             ),
             is_best=is_best,

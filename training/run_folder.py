@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipelines.beton.reader import BetonFile
 from pipelines.user_error import UserError
 from pipelines.whole_file import hidden_path
 from training.checkpoint import Checkpoint, TornCheckpointError, config_differences, load_checkpoint
@@ -117,8 +118,10 @@ class RunFolder:
         for folder in (self.checkpoints, self.report, hidden_path(self.report), self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def checkpoint_to_continue(self, config: Config, device: torch.device) -> Checkpoint | None:
-        """The newest whole checkpoint here, None where there is none; refuses one made with other settings.
+    def checkpoint_to_continue(
+        self, config: Config, betons: dict[str, BetonFile], device: torch.device
+    ) -> Checkpoint | None:
+        """The newest whole checkpoint here, None where there is none; refuses one of other settings or other data.
 
         Torn and foreign files are passed over with a `UserWarning`; if nothing else is there, that is an error.
         """
@@ -131,6 +134,12 @@ class RunFolder:
                 f"{self.path} holds a run with other settings: {'; '.join(differences)}. "
                 "Use another --run.folder, or --restart to begin anew here"
             )
+        for split, beton in betons.items():
+            if checkpoint.data.get(split, beton.digest) != beton.digest:
+                raise UserError(
+                    f"{self.path} holds a run whose data.{split} was another file than {beton.path} is now. "
+                    "Bring that file back, or use --restart to begin anew here"
+                )
         return checkpoint
 
     def _newest(self, device: torch.device) -> Checkpoint | None:

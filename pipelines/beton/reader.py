@@ -48,6 +48,8 @@ class BetonFile:
     """(n,) int64: bytes of each image."""
     content: np.ndarray
     """The whole file, uint8, mapped and read-only."""
+    digest: str
+    """SHA-256 of the tables: labels, and where and how large each image is. A copy has the same."""
     images_by_pread: PreadFile | None = None
     """What reads the images; None: they are views of `content`."""
 
@@ -139,7 +141,8 @@ def open_beton(path: str | Path, *, pread: bool | None = None) -> BetonFile:
     if labels.min() < 0 or labels.max() >= MAX_CLASSES:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise UserError(f"{path}: label {wrong} is no class number (from 0); write the file again")
-    manifest = _fitting_manifest(path, len(content), labels, [header, descriptors, metadata, allocations])
+    digest = tables_sha256([header, descriptors, metadata, allocations])
+    manifest = _fitting_manifest(path, len(content), labels, digest)
     counts = np.bincount(labels, minlength=len(manifest.class_counts) if manifest else 0)
     return BetonFile(
         path=path,
@@ -153,6 +156,7 @@ def open_beton(path: str | Path, *, pread: bool | None = None) -> BetonFile:
         offsets=image["data_ptr"].astype(np.int64),
         sizes=sizes,
         content=content,
+        digest=digest,
         images_by_pread=PreadFile(path) if pread else None,
     )
 
@@ -234,9 +238,7 @@ def _sizes(path: Path, header: np.ndarray, metadata: np.ndarray, allocations: np
     return sizes.astype(np.int64)
 
 
-def _fitting_manifest(
-    path: Path, length: int, labels: np.ndarray, tables: list[np.ndarray]
-) -> Manifest | None:
+def _fitting_manifest(path: Path, length: int, labels: np.ndarray, digest: str) -> Manifest | None:
     """Return the manifest beside the beton, once it is known to be this beton's; None if there is none."""
     beside = manifest_path(path)
     if not beside.exists():
@@ -250,7 +252,7 @@ def _fitting_manifest(
     wrong = None
     if manifest.tables.beton_length != length:
         wrong = f"the beton has {length:,} bytes, the manifest says {manifest.tables.beton_length:,}"
-    elif manifest.tables.sha256 != tables_sha256(tables):
+    elif manifest.tables.sha256 != digest:
         wrong = "the digests of their tables differ"
     elif np.bincount(labels, minlength=len(manifest.class_counts)).tolist() != manifest.class_counts:
         wrong = "the class counts differ"

@@ -291,6 +291,21 @@ def test_a_training_set_that_moved_is_asked_for(
     assert main([*command, "--train", str(digits / "train.beton")]) == 0
 
 
+def test_another_training_set_of_that_name_is_told(
+    changed_checkpoint: Callable[..., Path],
+    glmc_run: Path,
+    digits: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = torch.load(glmc_run / "checkpoints" / "last.pt", weights_only=True)["data"]
+    assert saved == {split: open_beton(digits / f"{split}.beton").digest for split in ("train", "test")}
+    other = changed_checkpoint(lambda content: content["data"].update(train=saved["test"]))
+    command = ["--checkpoint", str(other), "--data", str(digits / "test.beton"), "--device", "cpu"]
+    line = refused(command, capsys)
+    assert line.startswith(f"{digits / 'train.beton'} is another file than {other} was trained on")
+    assert main([*command, "--train", str(digits / "train.beton")]) == 0
+
+
 def spoil(content: dict[str, Any]) -> None:
     content["model"]["conventional_head.bias"][3] = float("nan")
 

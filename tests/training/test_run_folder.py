@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.user_error import UserError
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.config import Config, DataConfig, OptimConfig, RunConfig
@@ -24,10 +26,11 @@ CONFIG = Config(
 )
 
 
-def save(folder: RunFolder, config: Config) -> None:
-    plain = config.to_dict()
+def save(folder: RunFolder, config: Config, betons: dict[str, BetonFile] | None = None) -> None:
+    plain, data = config.to_dict(), {split: beton.digest for split, beton in (betons or {}).items()}
     save_checkpoint(
-        Checkpoint(7, {}, {}, {}, config=plain, last=None, best=None, seconds=0.0, versions={}), folder.last
+        Checkpoint(7, {}, {}, {}, config=plain, last=None, best=None, seconds=0.0, versions={}, data=data),
+        folder.last,
     )
 
 
@@ -75,7 +78,7 @@ def test_clear_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
 
 def test_the_same_settings_go_on_and_those_of_speed_may_change(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.checkpoint_to_continue(CONFIG, CPU) is None
+    assert folder.checkpoint_to_continue(CONFIG, {}, CPU) is None
     save(folder, CONFIG)
     faster = replace(
         CONFIG,
@@ -83,7 +86,7 @@ def test_the_same_settings_go_on_and_those_of_speed_may_change(tmp_path: Path) -
         run=RunConfig(folder="moved", log_steps=7),
     )
     for config in (CONFIG, faster):
-        checkpoint = folder.checkpoint_to_continue(config, CPU)
+        checkpoint = folder.checkpoint_to_continue(config, {}, CPU)
         assert checkpoint is not None
         assert checkpoint.step == 7
 
@@ -95,7 +98,7 @@ def test_a_torn_file_of_two_names_is_complained_of_once(tmp_path: Path) -> None:
     folder.of_step(9).write_bytes(b"torn")
     folder.last.hardlink_to(folder.of_step(9))
     with pytest.warns(UserWarning, match=r"last\.pt is not a whole checkpoint") as warned:
-        checkpoint = folder.checkpoint_to_continue(CONFIG, CPU)
+        checkpoint = folder.checkpoint_to_continue(CONFIG, {}, CPU)
     assert checkpoint is not None
     assert (checkpoint.step, len(warned)) == (7, 1)
 
@@ -112,4 +115,21 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         UserError,
         match=r"other settings: optim\.lr \(0\.1 there, 0\.2 here\); run\.seed \(0 there, 1 here\)\. Use another",
     ):
-        folder.checkpoint_to_continue(other, CPU)
+        folder.checkpoint_to_continue(other, {}, CPU)
+
+
+def test_other_data_under_the_same_name_are_refused(digits: Path, tmp_path: Path) -> None:
+    """Test images of as many classes in the place of the training images; a copy is the same data."""
+    folder, own = RunFolder(tmp_path / "run"), tmp_path / "train.beton"
+    for split in ("train", "test"):
+        for name in (f"{split}.beton", f"{split}.beton.json"):
+            shutil.copyfile(digits / name, tmp_path / name)
+    folder.create()
+    save(folder, CONFIG, {"train": open_beton(own)})
+    assert (
+        folder.checkpoint_to_continue(CONFIG, {"train": open_beton(digits / "train.beton")}, CPU) is not None
+    )
+    for name in ("", ".json"):
+        shutil.copyfile(digits / f"test.beton{name}", f"{own}{name}")
+    with pytest.raises(UserError, match=r"data\.train was another file than .*train\.beton is now\. Bring"):
+        folder.checkpoint_to_continue(CONFIG, {"train": open_beton(own)}, CPU)
