@@ -7,36 +7,20 @@ GPU DALI's settings, CPU threads, and the split of both (decode_gpu.py), and how
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from benchmarks.command import Command, add_beton_option
-from benchmarks.feed import Feed
-from benchmarks.loader import SOURCES
-from benchmarks.measurement import CROP_FLIP, Case, Row, sum_up, values_in_turn
+from benchmarks.decode_candidates import METRIC, Candidate, best_of, try_all
+from benchmarks.decode_gpu import sweep_gpu
+from benchmarks.measurement import CROP_FLIP
 from benchmarks.our_feeds import open_views
 from benchmarks.peer import batch_for
 from benchmarks.photographs import open_photographs
 from benchmarks.progress import Progress
 from benchmarks.results import Results
 from pipelines.beton.reader import BetonFile
-
-RUNS = 5
-METRIC = "source_decodes_per_second"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Settings to try."""
-
-    name: str
-    yaml: str
-    """Lines for a configuration."""
-    open: Callable[[], Feed]
 
 
 def run(options: argparse.Namespace) -> Results:
@@ -45,8 +29,6 @@ def run(options: argparse.Namespace) -> Results:
     with open_photographs(options) as photographs:
         progress.keep(photographs.rows())
         if torch.cuda.is_available():
-            from benchmarks.decode_gpu import sweep_gpu  # which imports this module
-
             best, notes = sweep_gpu(photographs.beton, options.cores, options.seconds, progress)
         else:
             candidates = cpu_candidates(photographs.beton, options.cores)
@@ -71,39 +53,6 @@ def cpu_candidates(beton: BetonFile, cores: int) -> list[Candidate]:
         )
         for threads in choices
     ]
-
-
-def try_all(
-    candidates: Sequence[Candidate], seconds: float, progress: Progress, runs: int = RUNS
-) -> list[Row]:
-    """Measure the candidates in turn and keep a row for each."""
-    with ExitStack() as stack:
-        cases = []
-        for candidate in candidates:
-            feed = candidate.open()
-            stack.callback(feed.close)
-            cases.append(_case(candidate, feed, seconds))
-        values = values_in_turn(
-            cases, runs, after_round=progress.rounds(lambda values: sum_up(cases, values))
-        )
-        rows = sum_up(cases, values)
-    progress.keep(rows)
-    return rows
-
-
-def best_of(candidates: Sequence[Candidate], rows: Sequence[Row]) -> Candidate:
-    """Return the candidate whose row, in the same place, has the highest median."""
-    return candidates[max(range(len(rows)), key=lambda i: rows[i].median)]
-
-
-def _case(candidate: Candidate, feed: Feed, seconds: float) -> Case:
-    return Case(
-        name=candidate.name,
-        metric=METRIC,
-        unit="images/s",
-        augmentation=CROP_FLIP,
-        measure=lambda: SOURCES * feed.run_from_idle(seconds).pairs_per_second,
-    )
 
 
 COMMAND = Command(

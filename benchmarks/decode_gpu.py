@@ -14,7 +14,7 @@ from itertools import product
 
 import torch
 
-from benchmarks.decode import Candidate, best_of, try_all
+from benchmarks.decode_candidates import Candidate, best_of, try_all
 from benchmarks.decoded_pixels import difference_rows
 from benchmarks.peer import batch_for
 from benchmarks.progress import Progress

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.dali_trial import refusal_of_dali
-from benchmarks.decode import METRIC
+from benchmarks.decode_candidates import METRIC
 from benchmarks.decode_gpu import Grid, cpu_candidate, dali_candidate, sweep_gpu, thread_choices
 from benchmarks.decoded_pixels import DECODERS, difference_rows, libjpeg_squares, rows_of
 from benchmarks.photographs import Photographs
