@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.beton.format import JPEG_MODE
 from pipelines.beton.manifest import SHOT_RULE, Shots
 from pipelines.beton.reader import BetonFile, open_beton
-from pipelines.conversion.verification import verify_beton
+from pipelines.beton.verification import verify_beton
 from pipelines.user_error import UserError
 from tools.convert_options import Commands, add_source, positive
 

@@ -1,1 +1,1 @@
-"""FFCV's file format: written whole or not at all, read, copied once a node."""
+"""FFCV's file format: written whole or not at all, read, verified, copied once a node."""

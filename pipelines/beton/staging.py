@@ -28,7 +28,7 @@ from pipelines.beton import format as layout
 from pipelines.beton.manifest import Manifest, manifest_path, read_manifest, signed, to_json
 from pipelines.beton.network_files import PreadFile, file_system_type
 from pipelines.beton.parts import Part, file_parts
-from pipelines.conversion.verification import verify_beton
+from pipelines.beton.verification import verify_beton
 from pipelines.memory import available_memory
 from pipelines.user_error import UserError
 from pipelines.whole_file import partial_file, publish

@@ -23,13 +23,14 @@ from pipelines.beton.journal import Journal
 from pipelines.beton.manifest import FORMAT_VERSION, Setting, manifest_path
 from pipelines.beton.reader import open_beton
 from pipelines.beton.writer import BetonWriter, first_page, publish_pair
-from pipelines.conversion.quick_scan import FoundFiles, Threads, path_prefix, scan_files
+from pipelines.conversion.quick_scan import FoundFiles, path_prefix, scan_files
 from pipelines.conversion.settings import ConversionSettings, differences
 from pipelines.conversion.skipped_rows import write_skipped
-from pipelines.conversion.source_pixels import strict_pillow
 from pipelines.conversion.tasks import Job, write_images
+from pipelines.in_turn import Threads
 from pipelines.sources.image_list import ImageList
 from pipelines.sources.row_order import RowOrder
+from pipelines.strict_pillow import strict_pillow
 from pipelines.user_error import UserError
 from pipelines.whole_file import check_output, hidden_path, resumable_file
 

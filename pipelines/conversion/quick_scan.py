@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from pipelines.conversion.image_bytes import header_fault
+from pipelines.in_turn import Threads, in_turn
 from pipelines.sources.image_list import ImageList
 from pipelines.sources.row_order import RowOrder
 from pipelines.user_error import UserError
 
 ROWS = 512
 """Rows a task."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Threads(Protocol):
-    """What runs tasks: a plain executor, or a `ThreadPool`."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn` in one of the threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +64,6 @@ def scan_files(
         others = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
         raise UserError(f"{images.name}:{row + 1}{others}: {fault}")
     return FoundFiles(largest=largest, total=total)
-
-
-def in_turn(
-    pool: Threads,
-    function: Callable[[int, int], T],
-    first: int,
-    end: int,
-    step: int,
-    ahead: int = 8,
-) -> Iterator[T]:
-    """Yield `function(start, stop)` of the slices of [first, end), at most `ahead` of them before their turn."""
-    waiting: deque[Future[T]] = deque()
-    for start in range(first, end, step):
-        waiting.append(pool.submit(function, start, min(start + step, end)))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def path_prefix(root: Path) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,18 +71,6 @@ def check_pixels(path: str | Path, pixels: int) -> None:
     """Refuse an image of more than MAX_PIXELS with a `UserError`."""
     if pixels > MAX_PIXELS:
         raise UserError(f"{path}: {_TOO_LARGE}")
-
-
-@contextmanager
-def strict_pillow() -> Iterator[None]:
-    """Make Pillow's warning of a huge image an error, which `explained` reports, and silence the others.
-
-    Warnings' filters belong to the process: enter this in the main thread, around the threads that encode.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # corrupt EXIF, odd palettes
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 @contextmanager

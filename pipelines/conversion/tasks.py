@@ -19,8 +19,9 @@ from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.journal import Journal
 from pipelines.beton.writer import BetonWriter
 from pipelines.conversion.image_bytes import encode_image
-from pipelines.conversion.quick_scan import FoundFiles, Threads, in_turn
+from pipelines.conversion.quick_scan import FoundFiles
 from pipelines.conversion.settings import ConversionSettings
+from pipelines.in_turn import Threads, in_turn
 from pipelines.sources.image_list import ImageList
 from pipelines.sources.row_order import RowOrder
 from pipelines.user_error import UserError

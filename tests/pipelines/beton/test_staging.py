@@ -16,7 +16,7 @@ import pytest
 from pipelines.beton.manifest import manifest_path
 from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.beton.staging import _write, stage_beton, stage_folder, staged_bytes
-from pipelines.conversion.verification import Verified, verify_beton
+from pipelines.beton.verification import Verified, verify_beton
 from pipelines.user_error import UserError
 
 

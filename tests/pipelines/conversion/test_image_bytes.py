@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from pipelines.beton.encoded_image import EncodedImage
 from pipelines.beton.format import JPEG_MODE
 from pipelines.conversion.image_bytes import ImageSettings, encode_image
-from pipelines.conversion.source_pixels import strict_pillow
 from pipelines.jpeg.markers import read_markers
+from pipelines.strict_pillow import strict_pillow
 from pipelines.user_error import UserError
 
 AS_IS = ImageSettings()

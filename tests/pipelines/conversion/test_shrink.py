@@ -81,5 +81,7 @@ def test_same_pixels_in_several_threads() -> None:
 
 def test_pytorch_is_not_imported_where_nothing_is_shrunk() -> None:
     """The command line answers at once, and a copy takes no memory for PyTorch."""
-    script = "import sys, tools.convert_datasets, pipelines.conversion.verification; sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, tools.convert_datasets, pipelines.beton.verification; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

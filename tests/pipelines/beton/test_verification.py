@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pipelines.beton.reader import BetonFile, open_beton
+from pipelines.beton.verification import verify_beton
 from pipelines.conversion import convert as conversion
 from pipelines.conversion.convert import convert_images
 from pipelines.conversion.image_bytes import ImageSettings
 from pipelines.conversion.settings import ConversionSettings
-from pipelines.conversion.verification import verify_beton
 from pipelines.sources.image_list import read_list
 from pipelines.user_error import UserError
 

@@ -22,8 +22,8 @@ from pipelines.beton.format import JPEG_MODE
 from pipelines.beton.manifest import Manifest, manifest_path, read_manifest, signed, to_json
 from pipelines.beton.parts import file_parts
 from pipelines.beton.reader import BetonFile, open_beton
-from pipelines.conversion.quick_scan import in_turn
-from pipelines.conversion.source_pixels import strict_pillow
+from pipelines.in_turn import in_turn
+from pipelines.strict_pillow import strict_pillow
 from pipelines.user_error import UserError
 
 SAMPLE = 256
