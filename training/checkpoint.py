@@ -14,7 +14,7 @@ import torch
 
 from pipelines.user_error import UserError
 from pipelines.whole_file import hidden_path, publish
-from training.disk_errors import disk_errors
+from training.disk_errors import disk_errors, written_whole
 
 
 @dataclass
@@ -51,16 +51,10 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write whole or not at all: under a hidden name, flushed to disk, then renamed."""
-    hidden = hidden_path(path)
     with disk_errors(path, "the checkpoint"):
         path.parent.mkdir(exist_ok=True)  # without its parents: a run folder that was taken away stays away
-        try:
-            with hidden.open("wb") as file:
-                torch.save(vars(checkpoint), file)
-                publish(file, path)
-        except BaseException:
-            hidden.unlink(missing_ok=True)  # on a full disk its room is needed
-            raise
+    with written_whole(path, "the checkpoint") as file:
+        torch.save(vars(checkpoint), file)
 
 
 def give_name(checkpoint: Path, name: Path) -> None:

@@ -31,9 +31,8 @@ class CheckpointWriter:
         self._keep = keep
         # files beyond the step that the run goes on from could not be read, or belong to a history that is no more
         self._stale = [path for step, path in folder.of_steps().items() if step > first_step]
-        for unfinished in folder.checkpoints.glob(
-            f".*{PARTIAL}"
-        ):  # of a process that was killed while it wrote
+        # of a process that was killed while it wrote
+        for unfinished in folder.checkpoints.glob(f".*{PARTIAL}"):
             unfinished.unlink()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from pipelines.whole_file import hidden_path, publish
-from training.disk_errors import disk_errors
+from training.disk_errors import disk_errors, written_whole
 
 Entry = dict[str, Any]
 
@@ -100,9 +99,8 @@ def drop_entries_after(metrics: Path, step: int) -> None:
         if None in steps:
             unreadable = steps.index(None) + 1
             warnings.warn(f"{metrics}: line {unreadable} cannot be read and is left out", stacklevel=2)
-        with hidden_path(metrics).open("wb") as file:
-            file.write("".join(kept).encode())
-            publish(file, metrics)
+    with written_whole(metrics, "the log") as file:
+        file.write("".join(kept).encode())
 
 
 def _step(line: str) -> int | None:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.whole_file import hidden_path, publish
 from training.accuracy import MAIN_RULE, SHOT_RULES
-from training.disk_errors import disk_errors
+from training.disk_errors import written_whole
 from training.loop import Trainer
 from training.run_folder import RunFolder
 from training.run_log import read_entries
@@ -46,10 +45,8 @@ def write_summary(trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.clock.total_seconds,
         "versions": trainer.versions,
     }
-    path = trainer.folder.summary
-    with disk_errors(path, "the summary"), hidden_path(path).open("wb") as file:
+    with written_whole(trainer.folder.summary, "the summary") as file:
         file.write(f"{json.dumps(summary, indent=1)}\n".encode())
-        publish(file, path)
     return summary
 
 
