@@ -6,7 +6,6 @@ stage fails on it in its middle. The stages of tests need all of it, so with one
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 import sys
@@ -15,6 +14,7 @@ from contextlib import suppress
 import torch
 
 from benchmarks.machine import commit, machine, versions
+from pipelines.user_error import UserError
 
 BUNDLE = "shared/gpu's bundle, unpacked"
 WHEEL = "a wheel in .whl/"
@@ -93,11 +93,11 @@ def _dali_refusal() -> list[str]:
 def _turbojpeg_refusal() -> list[str]:
     """The library that decodes on the CPU; its module needs numba, whose lack is named by itself."""
     with suppress(ImportError):
-        from pipelines.jpeg.turbojpeg import LIBRARY
+        from pipelines.jpeg.turbojpeg import LIBRARY, require_library
 
         try:
-            ctypes.CDLL(LIBRARY)
-        except OSError:
+            require_library()
+        except UserError:
             return [f"no {LIBRARY}, for decoding on the CPU; it comes from {BUNDLE}"]
     return []
 

@@ -11,7 +11,6 @@ beton is data.train, and the network is trained for a few steps as the run would
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from benchmarks.machine import machine
 from pipelines.beton.network_files import network_file_system
 from pipelines.beton.reader import BetonFile, open_beton
 from pipelines.beton.staging import default_folder, staged_bytes
-from pipelines.jpeg.turbojpeg import LIBRARY
+from pipelines.jpeg.turbojpeg import require_library
 from pipelines.memory import available_memory
 from pipelines.thread_pool import available_cpus
 from pipelines.user_error import UserError, run_command
@@ -169,9 +168,9 @@ def file_system_finding(beton: BetonFile) -> Finding:
 def library_findings() -> Iterator[Finding]:
     """What is installed, and what to do where something is not."""
     try:
-        ctypes.CDLL(LIBRARY)
+        require_library()
         yield Finding("libturbojpeg", "there", values={"there": True})
-    except OSError:
+    except UserError:
         yield Finding(
             "libturbojpeg",
             "missing: nothing decodes on the CPU",

@@ -13,6 +13,7 @@ from benchmarks.measurement import CROP_FLIP
 from benchmarks.our_feeds import open_views
 from benchmarks.page_cache import drop_from_page_cache
 from benchmarks.staged_feeds import Staged, open_staged_views
+from pipelines.beton.format import RAW_MODE
 from pipelines.beton.network_files import PreadFile
 from pipelines.beton.reader import BetonFile
 from pipelines.user_error import UserError
@@ -53,7 +54,7 @@ def disk_rate(beton: BetonFile, seconds: float) -> DiskRate:
 
 def decode_rate(beton: BetonFile, threads: int, seconds: float) -> float:
     """Source images a second that the CPU decodes, cuts twice and resizes to 224 x 224."""
-    if (beton.modes != 0).any():
+    if (beton.modes == RAW_MODE).any():
         raise UserError(f"{beton.path}: holds raw images, which nobody decodes")
     with closing(open_views(beton, threads, BATCH, CROP_FLIP)) as feed:
         return 2 * feed.run(seconds).pairs_per_second
